@@ -1,0 +1,46 @@
+"""Wall-clock time as a value that can be injected, and RFC 3339 times."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Tells the wall clock's time. Durations are the event loop's business, not a clock's."""
+
+    def now(self) -> datetime:
+        """Now, in UTC."""
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+
+_RFC3339 = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?:([Zz])|([+-])(\d\d):(\d\d))", re.ASCII
+)
+
+
+def parse_time(text: str) -> datetime:
+    """A UTC datetime from RFC 3339 text such as ``2026-11-22T14:03:22.5Z``; ValueError for anything else."""
+    match = _RFC3339.fullmatch(text)
+    if not match:
+        raise ValueError(f"{text!r} is not a time; write it like 2026-11-22T14:03:22Z")
+    year, month, day, hour, minute, second, fraction, zulu, sign, zone_hours, zone_minutes = match.groups()
+    micros = int((fraction or "0").ljust(6, "0")[:6])
+    zone = UTC
+    if not zulu:
+        offset = timedelta(hours=int(zone_hours), minutes=int(zone_minutes))
+        zone = timezone(-offset if sign == "-" else offset)
+    moment = datetime(int(year), int(month), int(day), int(hour), int(minute), int(second), micros, tzinfo=zone)
+    return moment.astimezone(UTC)
+
+
+def format_time(moment: datetime) -> str:
+    """RFC 3339 in UTC with microseconds: fixed width, so that text order is time order."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
