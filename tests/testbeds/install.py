@@ -1,0 +1,112 @@
+"""`python -m tests.testbeds.install kube vllm`: gets the real programs that the tests run against.
+
+Does only what is not done yet, and two runs at once wait for each other. What it costs is in README.md beside this file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.testbeds.programs import BUILT, KUBERNETES_MODULE, Missing, find, kubernetes_folder, kubernetes_version
+
+GO = "1.26"  # with the JSON of Go 1.27 the API server's OpenAPI documents come out wrong
+GO_RELEASE = "go1.26.8"
+
+
+def install_kube() -> None:
+    """etcd, kube-apiserver, kube-controller-manager and kubectl. Raises `Missing` with what a person must do."""
+    if find("etcd") is None:
+        _apt_install("etcd", "etcd-server")
+    wanted = [*BUILT, *([] if find("kubectl") else ["kubectl"])]
+    with _locked(kubernetes_folder()) as folder:
+        for name in wanted:
+            if find(name) is None:
+                _build(name, folder)
+
+
+def _build(name: str, folder: Path) -> None:
+    go = shutil.which("go")
+    if go is None:
+        raise Missing(
+            f"{name} is built with Go, and there is no `go` on the PATH. Install Go {GO}, "
+            f"or point KUBEBUILDER_ASSETS at a folder that holds {name} {kubernetes_version()}."
+        )
+    version = kubernetes_version()
+    major, minor, _ = version.lstrip("v").split(".")
+    stamp = {"gitVersion": version, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
+    flags = ["-s", "-w", *(f"-X=k8s.io/component-base/version.{key}={value}" for key, value in stamp.items())]
+    environment = {**os.environ, "CGO_ENABLED": "0"}
+    local = subprocess.run([go, "env", "GOVERSION"], cwd="/", capture_output=True, text=True).stdout.strip()
+    if not local.startswith(f"go{GO}"):
+        environment["GOTOOLCHAIN"] = GO_RELEASE
+    partial = folder / f".{name}.partial"
+    _say(f"building {name} {version} (about 4 minutes on 2 cores, once)")
+    command = [go, "build", "-trimpath", "-ldflags", " ".join(flags), "-o", str(partial), f"k8s.io/kubernetes/cmd/{name}"]
+    _run(command, f"building {name}", cwd=KUBERNETES_MODULE, env=environment)
+    partial.rename(folder / name)
+
+
+def _apt_install(program: str, package: str) -> None:
+    apt = shutil.which("apt-get")
+    if apt is None or os.geteuid() != 0:
+        raise Missing(f"{program} is not on the PATH. Install it (Debian, Ubuntu: `sudo apt-get install {package}`).")
+    _say(f"installing {package}")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    _run([apt, "update", "-qq"], "apt-get update", env=environment)
+    _run([apt, "install", "-y", "-qq", "--no-install-recommends", package], f"installing {package}", env=environment)
+
+
+def _run(command: list[str], what: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
+    """Runs `command` quietly; when it fails its last lines become the message."""
+    done = subprocess.run(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise Missing(f"{what} failed with status {done.returncode}:\n" + "\n".join(done.stdout.splitlines()[-20:]))
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[Path]:
+    """The folder, made if need be, held for this process alone; the lock goes when the process does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say(f"waiting for another run that is filling {folder}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+
+
+def _say(text: str) -> None:
+    print(f"testbeds: {text}", file=sys.stderr, flush=True)
+
+
+BEDS: dict[str, Callable[[], None]] = {"kube": install_kube}
+
+
+def main(names: list[str]) -> int:
+    """Installs the named beds; the exit status is 1 when one is missing, 2 when a name is unknown."""
+    unknown = [name for name in names if name not in BEDS]
+    if unknown or not names:
+        print(f"usage: python -m tests.testbeds.install {' '.join(f'[{bed}]' for bed in BEDS)}", file=sys.stderr)
+        return 2
+    for name in names:
+        started = time.monotonic()
+        try:
+            BEDS[name]()
+        except Missing as missing:
+            print(f"testbeds: {missing}", file=sys.stderr)
+            return 1
+        _say(f"{name} is here ({time.monotonic() - started:.0f} s)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

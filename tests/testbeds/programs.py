@@ -1,0 +1,67 @@
+"""Where the real programs are, and what to say when one is missing.
+
+Programs that had to be built are kept outside the checkout, in `$XDG_CACHE_HOME/greenthread/testbeds`, keyed by version.
+`KUBEBUILDER_ASSETS` (the convention of envtest), when set, wins for kube-apiserver, kube-controller-manager, etcd and kubectl.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import NoReturn
+
+KUBERNETES_MODULE = Path(__file__).parent / "kubernetes"
+BUILT = ("kube-apiserver", "kube-controller-manager")
+
+
+class Missing(Exception):
+    """A program that a test needs is not on this machine; the message says how to get it."""
+
+
+def cache() -> Path:
+    """The folder that keeps what was built, shared by all checkouts of one user."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "greenthread" / "testbeds"
+
+
+def kubernetes_version() -> str:
+    """The Kubernetes version the tests run against, e.g. `v1.36.2`: what our Go module requires."""
+    found = re.search(r"^\s*(?:require )?k8s\.io/kubernetes (v\S+)", (KUBERNETES_MODULE / "go.mod").read_text(), re.MULTILINE)
+    if found is None:
+        raise Missing(f"{KUBERNETES_MODULE / 'go.mod'} no longer requires k8s.io/kubernetes")
+    return found.group(1)
+
+
+def kubernetes_folder() -> Path:
+    """Where the Kubernetes programs of that version are kept once built."""
+    return cache() / f"kubernetes-{kubernetes_version()}"
+
+
+def find(name: str) -> Path | None:
+    """The program `name`, or None: from `KUBEBUILDER_ASSETS`, the cache, or (what we need not build) the PATH."""
+    assets = os.environ.get("KUBEBUILDER_ASSETS")
+    folders = ([Path(assets)] if assets else []) + [kubernetes_folder()]
+    for folder in folders:
+        if os.access(folder / name, os.X_OK):
+            return folder / name
+    on_path = None if name in BUILT else shutil.which(name)
+    return Path(on_path) if on_path else None
+
+
+def need(name: str) -> Path:
+    """The program `name`, or `Missing` with the command that gets it."""
+    program = find(name)
+    if program is None:
+        raise Missing(f"{name} is not on this machine. Get it with `python -m tests.testbeds.install kube`.")
+    return program
+
+
+def skip_or_fail(missing: Missing) -> NoReturn:
+    """Ends a test that lacks a program: a skip on a laptop, a failure where `CI=true`."""
+    import pytest
+
+    if os.environ.get("CI") == "true":
+        pytest.fail(str(missing), pytrace=False)
+    pytest.skip(str(missing))
