@@ -1,0 +1,51 @@
+"""The engine: the process that holds GPU memory, and how it is started, put to sleep, woken and killed."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Protocol
+
+from greenthread.model import ModelSpec
+
+
+class EngineError(Exception):
+    """The engine did not do what it was asked; the message is for people."""
+
+
+class Rest(StrEnum):
+    """What an engine is found to be when its sidecar starts."""
+
+    #: No engine process: it has to be started under a claim.
+    ABSENT = "absent"
+    #: Up, and its memory is released.
+    ASLEEP = "asleep"
+    #: Up and ready to serve.
+    AWAKE = "awake"
+
+
+class Engine(Protocol):
+    """One engine. None of these calls touches a claim: the caller holds one where memory is used."""
+
+    async def settle(self) -> Rest:
+        """Comes to rest after a restart of the sidecar: waits out, or kills, what was under way."""
+
+    async def start(self) -> None:
+        """Starts the process and returns when it can serve. Memory is used from now on. EngineError."""
+
+    async def wake(self) -> None:
+        """Takes its memory again and returns when it can serve. EngineError."""
+
+    async def sleep(self) -> None:
+        """Releases its memory and returns when it is released. EngineError: it may still hold it.
+
+        What is still in flight is aborted.
+        """
+
+    async def kill(self) -> None:
+        """Ends the process and returns when it is gone, and with it its memory."""
+
+    async def memory(self) -> list[int] | None:
+        """Bytes its processes use on each of its GPUs now, or None when that cannot be seen."""
+
+    def configure(self, spec: ModelSpec) -> None:
+        """Takes the live part of the Model's spec (staging)."""

@@ -1,0 +1,112 @@
+"""What every engine that is a process of this pod has: the gate, /health, memory by NVML, a journal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+
+from greenthread.model import ModelSpec
+from sidecar.engine import EngineError
+from sidecar.engine.memory import DeviceMemory
+from sidecar.engine.process import EngineProcess
+from sidecar.settings import Settings
+
+#: Seconds between two looks at a booting engine's /health: vLLM announces nothing.
+_HEALTH_EVERY = 0.1
+
+
+class ProcessEngine:
+    """Starts, kills and measures the engine process.
+
+    The journal names the operation under way, so that a restarted sidecar knows whether the engine is at rest.
+    """
+
+    #: Paths of which one answers 200 when the engine can serve.
+    health_paths: tuple[str, ...] = ("/health",)
+
+    def __init__(self, settings: Settings, on_exit: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._journal = Path(settings.run_dir) / "engine-operation.json"
+        self._process = EngineProcess(settings.run_dir, on_exit)
+        self._memory = DeviceMemory(settings.gpu_indices)
+        self._before: list[int] | None = None
+        self._http = httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{settings.engine_port}",
+            timeout=None,  # noqa: S113 - each operation has its own
+            trust_env=False,
+        )
+
+    def open(self) -> None:
+        """Takes the gate over."""
+        self._process.open()
+
+    async def close(self) -> None:
+        """Lets go of the gate; the engine lives on."""
+        self._process.close()
+        await self._http.aclose()
+
+    def configure(self, spec: ModelSpec) -> None:
+        """Nothing of the spec is live for a plain process."""
+
+    async def memory(self) -> list[int] | None:
+        pids = self._process.family()
+        if not pids:
+            return [0] * len(self._settings.gpu_indices)
+        by_process = await asyncio.to_thread(self._memory.used_by, pids)
+        if by_process is not None:
+            return by_process
+        now = await asyncio.to_thread(self._memory.used)
+        if now is None or self._before is None:
+            return None
+        return [max(after - before, 0) for before, after in zip(self._before, now, strict=True)]
+
+    async def kill(self) -> None:
+        await self._process.kill()
+        self._journal.unlink(missing_ok=True)
+
+    async def start(self) -> None:
+        timeout = self._settings.boot_timeout
+        self._before = await asyncio.to_thread(self._memory.used)
+        async with self._operation("start", timeout):
+            await self._process.start(timeout)
+            await self._healthy()
+
+    async def _healthy(self) -> None:
+        """Returns when the engine says so; EngineError when the process ends before."""
+        gone = asyncio.ensure_future(self._process.gone())
+        try:
+            while not gone.done():
+                for path in self.health_paths:
+                    try:
+                        if (await self._http.get(path)).status_code == 200:
+                            return
+                    except httpx.TransportError:
+                        break  # not listening yet
+                await asyncio.wait({gone}, timeout=_HEALTH_EVERY)
+        finally:
+            gone.cancel()
+        raise EngineError("the engine process ended while it booted; its log says why")
+
+    @asynccontextmanager
+    async def _operation(self, name: str, timeout: float) -> AsyncIterator[None]:
+        """Journals one operation and bounds its time; a failed one stays in the journal: the engine is not at rest."""
+        self._journal.write_text(json.dumps({"operation": name}))
+        try:
+            async with asyncio.timeout(timeout):
+                yield
+        except TimeoutError:
+            raise EngineError(f"the engine did not {name} within {timeout:.0f} s") from None
+        self._journal.unlink(missing_ok=True)
+
+    def _under_way(self) -> str | None:
+        try:
+            return str(json.loads(self._journal.read_text())["operation"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError):
+            return "unknown"

@@ -1,0 +1,58 @@
+"""What an engine's processes use on the devices, by NVML."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+class DeviceMemory:
+    """NVML's view of some devices. Works, and says None, where NVML is absent."""
+
+    def __init__(self, indices: Sequence[int], module: str | None = None) -> None:
+        """``module``: name of a module with pynvml's functions; by default ``$GREENTHREAD_NVML`` or ``pynvml``."""
+        self._indices = tuple(indices)
+        self._nvml: Any = None
+        name = module or os.environ.get("GREENTHREAD_NVML") or "pynvml"
+        try:
+            self._nvml = importlib.import_module(name)
+            self._nvml.nvmlInit()
+        except ImportError as error:
+            self._nvml = None
+            log.warning("no NVML module %s: memory is not measured (%s)", name, error)
+        except self._nvml.NVMLError as error:
+            self._nvml = None
+            log.warning("NVML does not start: memory is not measured (%s)", error)
+
+    def used(self) -> list[int] | None:
+        """Bytes in use on each device, by anybody."""
+        if self._nvml is None:
+            return None
+        try:
+            return [int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle(index)).used) for index in self._indices]
+        except self._nvml.NVMLError as error:
+            log.warning("NVML cannot tell the memory in use: %s", error)
+            return None
+
+    def used_by(self, pids: Iterable[int]) -> list[int] | None:
+        """Bytes that these processes use on each device; None when NVML shows no process at all (another namespace)."""
+        if self._nvml is None:
+            return None
+        wanted, visible, result = frozenset(pids), False, []
+        try:
+            for index in self._indices:
+                processes = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle(index))
+                visible = visible or any(process.pid in wanted for process in processes)
+                result.append(sum(int(p.usedGpuMemory or 0) for p in processes if p.pid in wanted))
+        except self._nvml.NVMLError as error:
+            log.warning("NVML cannot tell the processes of a device: %s", error)
+            return None
+        return result if visible else None
+
+    def _handle(self, index: int) -> Any:
+        return self._nvml.nvmlDeviceGetHandleByIndex(index)
