@@ -49,7 +49,16 @@ def _build(name: str, folder: Path) -> None:
         environment["GOTOOLCHAIN"] = GO_RELEASE
     partial = folder / f".{name}.partial"
     _say(f"building {name} {version} (about 4 minutes on 2 cores, once)")
-    command = [go, "build", "-trimpath", "-ldflags", " ".join(flags), "-o", str(partial), f"k8s.io/kubernetes/cmd/{name}"]
+    command = [
+        go,
+        "build",
+        "-trimpath",
+        "-ldflags",
+        " ".join(flags),
+        "-o",
+        str(partial),
+        f"k8s.io/kubernetes/cmd/{name}",
+    ]
     _run(command, f"building {name}", cwd=KUBERNETES_MODULE, env=environment)
     partial.rename(folder / name)
 

@@ -28,7 +28,9 @@ def cache() -> Path:
 
 def kubernetes_version() -> str:
     """The Kubernetes version the tests run against, e.g. `v1.36.2`: what our Go module requires."""
-    found = re.search(r"^\s*(?:require )?k8s\.io/kubernetes (v\S+)", (KUBERNETES_MODULE / "go.mod").read_text(), re.MULTILINE)
+    found = re.search(
+        r"^\s*(?:require )?k8s\.io/kubernetes (v\S+)", (KUBERNETES_MODULE / "go.mod").read_text(), re.MULTILINE
+    )
     if found is None:
         raise Missing(f"{KUBERNETES_MODULE / 'go.mod'} no longer requires k8s.io/kubernetes")
     return found.group(1)

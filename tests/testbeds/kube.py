@@ -1,0 +1,267 @@
+"""A real Kubernetes API on loopback: etcd, kube-apiserver and, where asked for, kube-controller-manager.
+
+    with RealApi() as api:
+        api.kubectl("get", "namespaces")
+
+Ready in about 4 s. Everything it starts dies with the process that started it, however that one ends.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import secrets
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.testbeds.programs import Missing, need
+
+CONTEXT = "greenthread-real"
+ETCD, APISERVER, CONTROLLER_MANAGER = "etcd", "kube-apiserver", "kube-controller-manager"
+
+#: For `RealApi(controllers=...)`: owner references and namespaces that are deleted, and nothing that needs kubelets.
+GARBAGE_COLLECTION = "garbage-collector-controller,namespace-controller"
+
+# Reads until the process at the other end of the pipe is gone, then ends its own process group: etcd and the others.
+_GUARD = "read -r _; kill -9 0"
+
+
+class RealApi:
+    """A running API server with an administrator's token.
+
+    `url`, `token`, `ca_file` and `kubeconfig` (a file with the context `greenthread-real`) say how to reach it; ports and
+    data stay the same over `kill` and `start`. Raises `Missing` when a program is not here, RuntimeError when one does
+    not start. There is no kubelet and no scheduler, and the ServiceAccount admission is off.
+    """
+
+    def __init__(self, controllers: str = "") -> None:
+        """`controllers`: what kube-controller-manager runs (its flag `--controllers`); empty: it is not started."""
+        programs = (ETCD, APISERVER, CONTROLLER_MANAGER) if controllers else (ETCD, APISERVER)
+        self._programs = {name: need(name) for name in programs}
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._guard: subprocess.Popen[bytes] | None = None
+        self.folder = Path(tempfile.mkdtemp(prefix="greenthread-real-"))
+        etcd_port, peer_port, self.port = _free_ports(3)
+        self.url = f"https://127.0.0.1:{self.port}"
+        self.token = secrets.token_urlsafe(24)
+        self.ca_file = self.folder / "ca.crt"
+        self.kubeconfig = self.folder / "kubeconfig"
+        self._arguments = self._command_lines(etcd_port, peer_port, controllers)
+        self._write_files()
+        self._tls = ssl.create_default_context(cafile=str(self.ca_file))
+
+    def __enter__(self) -> Self:
+        try:
+            for name in self._programs:
+                self.start(name, wait=False)
+            self.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self, name: str, wait: bool = True) -> None:
+        """Starts one program (`ETCD`, `APISERVER`, `CONTROLLER_MANAGER`) that is not running, by default until the API is ready."""
+        if self._guard is None:
+            self._guard = subprocess.Popen(["/bin/sh", "-c", _GUARD], stdin=subprocess.PIPE, process_group=0)
+        with open(self.folder / f"{name}.log", "ab") as log:
+            self._running[name] = subprocess.Popen(
+                [self._programs[name], *self._arguments[name]],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                process_group=self._guard.pid,
+            )
+        if wait:
+            self.wait_ready()
+
+    def kill(self, name: str) -> None:
+        """Kills one program without warning (SIGKILL) and waits for its end."""
+        process = self._running.pop(name)
+        process.kill()
+        process.wait()
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Sends a signal to one program, say SIGSTOP and later SIGCONT."""
+        self._running[name].send_signal(number)
+
+    def stop(self) -> None:
+        """Ends everything and removes its folder; may be called twice."""
+        for name in reversed(list(self._running)):
+            self.kill(name)
+        if self._guard is not None:
+            self._guard.kill()
+            self._guard.wait()
+            if self._guard.stdin:
+                self._guard.stdin.close()
+            self._guard = None
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def wait_ready(self, timeout: float = 60.0) -> None:
+        """Until the API server is ready and has its namespace `default`. RuntimeError, with the log's end, when it is not."""
+        deadline = time.monotonic() + timeout
+        while not (self._answers("/readyz") and self._answers("/api/v1/namespaces/default")):
+            for name, process in self._running.items():
+                if process.poll() is not None:
+                    raise RuntimeError(f"{name} ended with status {process.returncode}:\n{self.log(name)}")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"no Kubernetes API after {timeout:.0f} s:\n{self.log(APISERVER)}")
+            time.sleep(0.05)
+
+    def log(self, name: str, lines: int = 20) -> str:
+        """The last lines that a program wrote."""
+        file = self.folder / f"{name}.log"
+        return "\n".join(file.read_text(errors="replace").splitlines()[-lines:]) if file.exists() else ""
+
+    def request(
+        self, method: str, path: str, body: Any = None, content_type: str = "application/json"
+    ) -> tuple[int, Any]:
+        """One request as administrator: status and the JSON of the answer (text where it is none). OSError when out of reach."""
+        connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=self._tls, timeout=30)
+        try:
+            headers = {
+                "Authorization": f"Bearer {self.token}",
+                "Content-Type": content_type,
+                "Accept": "application/json",
+            }
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            text = answer.read()
+        finally:
+            connection.close()
+        is_json = answer.headers.get_content_type() == "application/json"
+        return answer.status, json.loads(text) if is_json else text.decode()
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """Runs kubectl as administrator: its standard output; CalledProcessError with `stderr` when it fails."""
+        command = [need("kubectl"), "--kubeconfig", self.kubeconfig, *arguments]
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, check=True, timeout=60).stdout
+
+    def _answers(self, path: str) -> bool:
+        try:
+            return self.request("GET", path)[0] == 200
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def _command_lines(self, etcd_port: int, peer_port: int, controllers: str) -> dict[str, list[str]]:
+        folder, etcd, peer = self.folder, f"http://127.0.0.1:{etcd_port}", f"http://127.0.0.1:{peer_port}"
+        return {
+            ETCD: [
+                f"--data-dir={folder / 'etcd'}",
+                f"--listen-client-urls={etcd}",
+                f"--advertise-client-urls={etcd}",
+                f"--listen-peer-urls={peer}",
+                f"--initial-advertise-peer-urls={peer}",
+                f"--initial-cluster=default={peer}",
+                "--unsafe-no-fsync",
+                "--log-level=error",
+            ],
+            APISERVER: [
+                f"--etcd-servers={etcd}",
+                "--bind-address=127.0.0.1",
+                "--advertise-address=127.0.0.1",
+                "--endpoint-reconciler-type=none",
+                f"--secure-port={self.port}",
+                f"--tls-cert-file={folder / 'server.crt'}",
+                f"--tls-private-key-file={folder / 'server.key'}",
+                f"--client-ca-file={self.ca_file}",
+                f"--token-auth-file={folder / 'tokens.csv'}",
+                "--authorization-mode=RBAC",
+                "--service-account-issuer=https://kubernetes.default.svc",
+                f"--service-account-key-file={folder / 'accounts.key'}",
+                f"--service-account-signing-key-file={folder / 'accounts.key'}",
+                "--service-cluster-ip-range=10.96.0.0/16",
+                "--disable-admission-plugins=ServiceAccount",
+                "--allow-privileged=true",
+                "--profiling=false",
+                "--v=0",
+            ],
+            CONTROLLER_MANAGER: [
+                f"--kubeconfig={self.kubeconfig}",
+                f"--controllers={controllers}",
+                f"--service-account-private-key-file={folder / 'accounts.key'}",
+                f"--root-ca-file={self.ca_file}",
+                "--leader-elect=false",
+                "--secure-port=0",
+                "--v=0",
+            ],
+        }
+
+    def _write_files(self) -> None:
+        """Certificates, the administrator's token and the kubeconfig."""
+        _certificates(self.folder)
+        _write_secret(self.folder / "tokens.csv", f'{self.token},admin,admin,"system:masters"\n')
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": CONTEXT,
+            "clusters": [
+                {"name": CONTEXT, "cluster": {"server": self.url, "certificate-authority": str(self.ca_file)}}
+            ],
+            "users": [{"name": CONTEXT, "user": {"token": self.token}}],
+            "contexts": [{"name": CONTEXT, "context": {"cluster": CONTEXT, "user": CONTEXT, "namespace": "default"}}],
+        }
+        _write_secret(self.kubeconfig, json.dumps(config, indent=1))
+
+
+def _certificates(folder: Path) -> None:
+    """A fresh authority, a server certificate for loopback, and the key that signs service account tokens."""
+    ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-days", "2"]
+    authority = ["-subj", "/CN=greenthread-testbed", "-keyout", "ca.key", "-out", "ca.crt"]
+    server = [
+        "-subj",
+        "/CN=kube-apiserver",
+        "-keyout",
+        "server.key",
+        "-out",
+        "server.crt",
+        "-CA",
+        "ca.crt",
+        "-CAkey",
+        "ca.key",
+    ]
+    extensions = [
+        "subjectAltName=IP:127.0.0.1,DNS:localhost", "basicConstraints=critical,CA:FALSE",
+        "keyUsage=critical,digitalSignature", "extendedKeyUsage=serverAuth",
+    ]  # fmt: skip
+    commands = [
+        ["req", "-x509", *ec, *authority, "-addext", "keyUsage=critical,keyCertSign,cRLSign"],
+        ["req", "-x509", *ec, *server, *(word for extension in extensions for word in ("-addext", extension))],
+        ["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "accounts.key"],
+    ]
+    for command in commands:
+        try:
+            done = subprocess.run(["openssl", *command], cwd=folder, capture_output=True, text=True)
+        except FileNotFoundError:
+            raise Missing(
+                "openssl is not on the PATH. Install it (Debian, Ubuntu: `sudo apt-get install openssl`)."
+            ) from None
+        if done.returncode:
+            raise RuntimeError(f"openssl {command[0]} failed:\n{done.stderr}")
+
+
+def _write_secret(file: Path, text: str) -> None:
+    file.touch(mode=0o600)
+    file.write_text(text)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that are free now; held together, so that they differ."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [server.getsockname()[1] for server in sockets]
+    for server in sockets:
+        server.close()
+    return ports
