@@ -19,7 +19,6 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from tests.testbeds.programs import Missing, need
@@ -37,8 +36,8 @@ _GUARD = "read -r _; kill -9 0"
 class RealApi:
     """A running API server with an administrator's token.
 
-    `url`, `token`, `ca_file` and `kubeconfig` (a file with the context `greenthread-real`) say how to reach it; ports and
-    data stay the same over `kill` and `start`. Raises `Missing` when a program is not here, RuntimeError when one does
+    `url`, `token`, `ca_file` and `kubeconfig` (a file with the context `greenthread-real`) say how to reach it; ports
+    and data stay the same over `kill` and `start`. Raises `Missing` when a program is not here, RuntimeError when one does
     not start. There is no kubelet and no scheduler, and the ServiceAccount admission is off.
     """
 
@@ -74,7 +73,7 @@ class RealApi:
         self.stop()
 
     def start(self, name: str, wait: bool = True) -> None:
-        """Starts one program (`ETCD`, `APISERVER`, `CONTROLLER_MANAGER`) that is not running, by default until the API is ready."""
+        """Starts one program (`ETCD`, `APISERVER`, `CONTROLLER_MANAGER`) that is not running; waits for the API's readiness."""
         if self._guard is None:
             self._guard = subprocess.Popen(["/bin/sh", "-c", _GUARD], stdin=subprocess.PIPE, process_group=0)
         with open(self.folder / f"{name}.log", "ab") as log:
@@ -111,7 +110,7 @@ class RealApi:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def wait_ready(self, timeout: float = 60.0) -> None:
-        """Until the API server is ready and has its namespace `default`. RuntimeError, with the log's end, when it is not."""
+        """Until the API is ready and has its namespace `default`. RuntimeError, with the log's end, when it is not."""
         deadline = time.monotonic() + timeout
         while not (self._answers("/readyz") and self._answers("/api/v1/namespaces/default")):
             for name, process in self._running.items():
@@ -129,7 +128,7 @@ class RealApi:
     def request(
         self, method: str, path: str, body: Any = None, content_type: str = "application/json"
     ) -> tuple[int, Any]:
-        """One request as administrator: status and the JSON of the answer (text where it is none). OSError when out of reach."""
+        """One request as administrator: status and the answer's JSON, or its text. OSError when out of reach."""
         connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=self._tls, timeout=30)
         try:
             headers = {
@@ -147,7 +146,7 @@ class RealApi:
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """Runs kubectl as administrator: its standard output; CalledProcessError with `stderr` when it fails."""
-        command = [need("kubectl"), "--kubeconfig", self.kubeconfig, *arguments]
+        command = [str(need("kubectl")), "--kubeconfig", str(self.kubeconfig), *arguments]
         return subprocess.run(command, input=stdin, capture_output=True, text=True, check=True, timeout=60).stdout
 
     def _answers(self, path: str) -> bool:

