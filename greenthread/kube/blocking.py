@@ -153,7 +153,7 @@ class Client:
             timeout, connection.timeout = connection.timeout, min(CONNECT_TIMEOUT, self._timeout)
             connection.connect()
             connection.timeout = timeout
-            wire: socket.socket = connection.sock
+            wire: Any = connection.sock
             wire.settimeout(timeout)
             wire.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         headers = request.headers(self.config.authorization())

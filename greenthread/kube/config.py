@@ -88,8 +88,9 @@ class ClusterConfig:
         """TLS settings for this server; raises ConfigError for certificates that cannot be used."""
         import ssl
 
-        context = ssl.create_default_context()
-        if self.ca is not None:
+        if self.ca is None:
+            context = ssl.create_default_context()
+        else:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             try:
                 context.load_verify_locations(cadata=self.ca.decode("ascii"))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from greenthread.kube.resources import Resource
+from greenthread.names import GROUP
 
 
 class KubeError(Exception):
@@ -137,7 +138,7 @@ def error_from_answer(
             error.retry_after,
         )
     if isinstance(error, NotFound) and not error.details.get("name"):
-        advice = "install GreenThread's CRDs" if resource.group == "greenthread.ai" else "is its API installed?"
+        advice = "install GreenThread's CRDs" if resource.group == GROUP else "is its API installed?"
         message = f"the cluster does not know {resource.plural} of {resource.api_version}: {advice}"
         return NoSuchKind(error.status, error.reason, message, error.details, error.retry_after)
     return error

@@ -54,8 +54,8 @@ def login(
     if importlib.util.find_spec("kubernetes") is None:
         kind = "an exec plugin" if user.get("exec") else "an auth-provider"
         raise ConfigError(f"{who} logs in with {kind}: install what that needs: pip install 'greenthread[auth]'")
-    client: Any = importlib.import_module("kubernetes.client")
-    kube_config: Any = importlib.import_module("kubernetes.config.kube_config")
+    import kubernetes.client
+    import kubernetes.config.kube_config
 
     content = {
         "apiVersion": "v1",
@@ -65,9 +65,10 @@ def login(
         "users": [{"name": user_name, "user": _absolute(user, path.parent)}],
         "contexts": [{"name": "only", "context": {"cluster": cluster_name, "user": user_name}}],
     }
-    configuration = client.Configuration()
+    loader: Any = kubernetes.config.kube_config.KubeConfigLoader
+    configuration: Any = kubernetes.client.Configuration()
     try:
-        kube_config.KubeConfigLoader(content, config_base_path=str(path.parent.absolute())).load_and_set(configuration)
+        loader(content, config_base_path=str(path.parent.absolute())).load_and_set(configuration)
     except Exception as error:  # as above
         raise ConfigError(f"{who}: the login failed: {_line(error)}") from None
     found = _KubernetesLogin(configuration, who)

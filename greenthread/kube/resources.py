@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from greenthread.names import GROUP, VERSION
+
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One kind of object: `Resource("greenthread.ai", "v1alpha1", "models", "Model")`; the core group is `""`."""
+    """One kind of object: `Resource(GROUP, VERSION, "models", "Model")`; the core group is `""`."""
 
     group: str
     version: str
@@ -44,8 +46,8 @@ class Resource:
         return "/" + "/".join(parts)
 
 
-MODELS = Resource("greenthread.ai", "v1alpha1", "models", "Model")
-GPUS = Resource("greenthread.ai", "v1alpha1", "gpus", "GPU")
+MODELS = Resource(GROUP, VERSION, "models", "Model")
+GPUS = Resource(GROUP, VERSION, "gpus", "GPU")
 PODS = Resource("", "v1", "pods", "Pod")
 SERVICES = Resource("", "v1", "services", "Service")
 EVENTS = Resource("", "v1", "events", "Event")
