@@ -135,8 +135,11 @@ BEDS: dict[str, Callable[[], None]] = {"kube": install_kube, "vllm": install_vll
 
 
 def main(names: list[str]) -> int:
-    """Installs the named beds. One that cannot be had is said on stderr; with `CI=true` the exit status is then 1, and 0
-    elsewhere, since the tests that need it skip. 2 for an unknown name."""
+    """Installs the named beds; the exit status.
+
+    A bed that cannot be had is told on stderr. With `CI=true` the status is then 1; elsewhere 0, since the tests that
+    need it skip. 2 for an unknown name.
+    """
     unknown = [name for name in names if name not in BEDS]
     if unknown or not names:
         print(f"usage: python -m tests.testbeds.install {' '.join(f'[{bed}]' for bed in BEDS)}", file=sys.stderr)

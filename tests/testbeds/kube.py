@@ -37,8 +37,8 @@ class RealApi:
     """A running API server with an administrator's token.
 
     `url`, `token`, `ca_file` and `kubeconfig` (a file with the context `greenthread-real`) say how to reach it; ports
-    and data stay the same over `kill` and `start`. Raises `Missing` when a program is not here, RuntimeError when one does
-    not start. There is no kubelet and no scheduler, and the ServiceAccount admission is off.
+    and data stay the same over `kill` and `start`. Raises `Missing` when a program is not here, RuntimeError when one
+    does not start. There is no kubelet and no scheduler, and the ServiceAccount admission is off.
     """
 
     def __init__(self, controllers: str = "") -> None:
@@ -67,13 +67,11 @@ class RealApi:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self, name: str, wait: bool = True) -> None:
-        """Starts one program (`ETCD`, `APISERVER`, `CONTROLLER_MANAGER`) that is not running; waits for the API's readiness."""
+        """Starts one program (`ETCD`, `APISERVER`, `CONTROLLER_MANAGER`) that is not running; waits for a ready API."""
         if self._guard is None:
             self._guard = subprocess.Popen(["/bin/sh", "-c", _GUARD], stdin=subprocess.PIPE, process_group=0)
         with open(self.folder / f"{name}.log", "ab") as log:

@@ -1,7 +1,7 @@
 """Where the real programs are, and what to say when one is missing.
 
 What had to be built is kept outside the checkout, in `$XDG_CACHE_HOME/greenthread/testbeds`, keyed by version.
-`KUBEBUILDER_ASSETS` (the convention of envtest), when set, wins for kube-apiserver, kube-controller-manager, etcd, kubectl.
+`KUBEBUILDER_ASSETS` (the convention of envtest), when set, wins for the Kubernetes programs and etcd.
 """
 
 from __future__ import annotations
