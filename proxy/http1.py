@@ -1,0 +1,322 @@
+"""HTTP/1.1 message syntax and framing, strictly (RFC 9110, RFC 9112): heads, and the chunked coding.
+
+The grammar is small enough to be checked whole in a few passes over the bytes that C code does (split, translate),
+which costs less than a callback for each header field, and leaves nothing to a parser's leniency.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from proxy.errors import HttpError, UpstreamError
+from proxy.paths import parse_target, valid_authority
+
+_NOT_CONTROL = bytes(b for b in range(256) if b == 9 or (b >= 32 and b != 127))
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_DIGITS = re.compile(rb"[0-9]{1,18}")
+_REQUEST_VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: .*)?", re.DOTALL)
+_QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
+_CHUNK_LINE = re.compile(
+    rb"([0-9A-Fa-f]{1,15})(?:;[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:=(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+|" + _QUOTED + rb"))?)*"
+)
+
+MAX_CHUNK_LINE = 256  # bytes of a chunk's size with its extensions
+MAX_TRAILER = 8192  # bytes of a trailer section
+
+# What a field name means to a proxy.
+_END_TO_END, _HOP, _HOST, _LENGTH, _CODING, _CONNECTION, _EXPECT = range(7)
+_KEPT_IN_RESPONSE = (_END_TO_END, _HOST, _EXPECT)
+_KINDS = {
+    b"host": _HOST,
+    b"content-length": _LENGTH,
+    b"transfer-encoding": _CODING,
+    b"connection": _CONNECTION,
+    b"expect": _EXPECT,
+    b"keep-alive": _HOP,
+    b"proxy-connection": _HOP,
+    b"proxy-authorization": _HOP,
+    b"proxy-authenticate": _HOP,
+    b"te": _HOP,
+    b"upgrade": _HOP,
+    b"http2-settings": _HOP,
+}
+_kind_of: dict[bytes, int] = {}  # as spelled on the wire → kind; only valid names get in, bounded
+
+
+def _kind(name: bytes) -> int:
+    """The kind of a field name; -1 when it is no token (then the message is malformed)."""
+    if _TOKEN.fullmatch(name) is None:
+        return -1
+    kind = _KINDS.get(name.lower(), _END_TO_END)
+    if len(_kind_of) < 4096:
+        _kind_of[name] = kind
+    return kind
+
+
+@dataclass(slots=True)
+class RequestHead:
+    """A request without its body."""
+
+    method: str
+    path: str
+    """Canonical: percent-decoded once, no dot segments, no repeated slashes. "*" for `OPTIONS *`."""
+    query: str
+    """As sent, without the "?"."""
+    minor: int
+    """1 for HTTP/1.1, 0 for HTTP/1.0."""
+    host: bytes
+    lines: list[bytes] = field(repr=False)
+    """The end-to-end header fields as sent (`Name: value`): without Host, framing and hop-by-hop fields."""
+    content_length: int | None
+    chunked: bool
+    keep_alive: bool
+    expect_continue: bool
+
+    @property
+    def has_body(self) -> bool:
+        """True when body bytes follow the head."""
+        return self.chunked or bool(self.content_length)
+
+    def get(self, name: str) -> str | None:
+        """The value of an end-to-end header field (several are joined by ", "), None when absent."""
+        wanted = name.lower().encode("ascii")
+        values = []
+        for line in self.lines:
+            key, _, value = line.partition(b":")
+            if key.lower() == wanted:
+                values.append(value.strip(b" \t"))
+        return b", ".join(values).decode("latin-1") if values else None
+
+
+def _split(head: bytes) -> list[bytes] | None:
+    """The lines of a head (without its final empty line); None when a control byte, bare CR or bare LF is in it."""
+    lines = head.split(b"\r\n")
+    if head.translate(None, _NOT_CONTROL) != b"\r\n" * (len(lines) - 1):
+        return None
+    return lines
+
+
+def _connection_options(value: bytes, seen: set[bytes] | None) -> set[bytes]:
+    options = {option.strip(b" \t").lower() for option in value.split(b",")}
+    return options if seen is None else options | seen
+
+
+def _without(lines: list[bytes], names: set[bytes]) -> list[bytes]:
+    """`lines` without the fields that a Connection field named."""
+    if not names - {b"close", b"keep-alive"}:
+        return lines
+    return [line for line in lines if line.partition(b":")[0].lower() not in names]
+
+
+def parse_request_head(head: bytes, max_fields: int) -> RequestHead:
+    """Parse a request head (without its final CRLF CRLF). Raises HttpError for anything malformed or ambiguous."""
+    lines = _split(head)
+    if lines is None:
+        raise HttpError(400, "The request head has a control character or a line that does not end in CRLF.")
+    words = lines[0].split(b" ")
+    if len(words) != 3 or not words[1]:
+        raise HttpError(400, "The request line must be: method, one space, target, one space, HTTP/1.1.")
+    verb, target, version = words
+    if version == b"HTTP/1.1":
+        minor = 1
+    elif version == b"HTTP/1.0":
+        minor = 0
+    elif _REQUEST_VERSION.fullmatch(version):
+        raise HttpError(505, "Only HTTP/1.1 and HTTP/1.0 are spoken here.")
+    else:
+        raise HttpError(400, "The request line must end in HTTP/1.1.")
+    if _TOKEN.fullmatch(verb) is None:
+        raise HttpError(400, "The request method is not a token.")
+    if verb == b"CONNECT":
+        raise HttpError(405, "CONNECT is not supported: this server is no forward proxy.")
+    path, query, authority = parse_target(target)
+    if path == "*" and verb != b"OPTIONS":
+        raise HttpError(400, "The request target '*' is for OPTIONS only.")
+    if len(lines) - 1 > max_fields:
+        raise HttpError(431, f"The request has more than {max_fields} header fields.")
+
+    keep: list[bytes] = []
+    host: bytes | None = None
+    length: int | None = None
+    chunked = False
+    expect = False
+    options: set[bytes] | None = None
+    for line in lines[1:]:
+        name, colon, value = line.partition(b":")
+        kind = _kind_of.get(name, -1)
+        if kind < 0:
+            kind = _kind(name)
+        if kind < 0 or not colon:
+            raise HttpError(400, "A header field is malformed: it must be 'Name: value' on one line.")
+        if kind == _END_TO_END:
+            keep.append(line)
+        elif kind == _HOST:
+            if host is not None:
+                raise HttpError(400, "The request has more than one Host field.")
+            host = value.strip(b" \t")
+            if not valid_authority(host):
+                raise HttpError(400, "The Host field is not a host name with an optional port.")
+        elif kind == _LENGTH:
+            value = value.strip(b" \t")
+            if length is not None or _DIGITS.fullmatch(value) is None:
+                raise HttpError(400, "The request must have one Content-Length of decimal digits.")
+            length = int(value)
+        elif kind == _CODING:
+            if chunked or minor == 0 or value.strip(b" \t").lower() != b"chunked":
+                raise HttpError(400, "The only transfer coding understood is one 'chunked', in HTTP/1.1.")
+            chunked = True
+        elif kind == _CONNECTION:
+            options = _connection_options(value, options)
+        elif kind == _EXPECT:
+            if value.strip(b" \t").lower() != b"100-continue":
+                raise HttpError(417, "The only expectation understood is 100-continue.")
+            expect = minor == 1
+    if chunked and length is not None:
+        raise HttpError(400, "The request has both Content-Length and Transfer-Encoding.")
+    if host is None and minor == 1:
+        raise HttpError(400, "The request has no Host field.")
+    keep_alive = minor == 1
+    if options:
+        keep_alive = b"close" not in options and (keep_alive or b"keep-alive" in options)
+        keep = _without(keep, options)
+    return RequestHead(
+        verb.decode("ascii"), path, query, minor, authority or host or b"", keep, length, chunked, keep_alive, expect
+    )
+
+
+@dataclass(slots=True)
+class ResponseHead:
+    """An upstream's response without its body."""
+
+    status: int
+    status_line: bytes
+    lines: list[bytes]
+    """The end-to-end header fields as sent, without framing and hop-by-hop fields."""
+    content_length: int | None
+    chunked: bool
+    keep_alive: bool
+
+    def get(self, name: str) -> str | None:
+        """The value of the first header field of this name, None when absent."""
+        wanted = name.lower().encode("ascii")
+        for line in self.lines:
+            key, _, value = line.partition(b":")
+            if key.lower() == wanted:
+                return value.strip(b" \t").decode("latin-1")
+        return None
+
+
+def parse_response_head(head: bytes) -> ResponseHead:
+    """Parse a response head (without its final CRLF CRLF). Raises UpstreamError for anything malformed or ambiguous."""
+    lines = _split(head)
+    match = _STATUS_LINE.fullmatch(lines[0]) if lines else None
+    if lines is None or match is None:
+        raise UpstreamError("it does not answer in HTTP/1.1")
+    minor = int(match[1])
+    keep: list[bytes] = []
+    length: int | None = None
+    chunked = False
+    options: set[bytes] | None = None
+    for line in lines[1:]:
+        name, colon, value = line.partition(b":")
+        kind = _kind_of.get(name, -1)
+        if kind < 0:
+            kind = _kind(name)
+        if kind < 0 or not colon:
+            raise UpstreamError("it sent a malformed header field")
+        if kind in _KEPT_IN_RESPONSE:
+            keep.append(line)
+        elif kind == _LENGTH:
+            value = value.strip(b" \t")
+            if length is not None or _DIGITS.fullmatch(value) is None:
+                raise UpstreamError("it sent a wrong Content-Length")
+            length = int(value)
+        elif kind == _CODING:
+            if chunked or minor == 0 or value.strip(b" \t").lower() != b"chunked":
+                raise UpstreamError("it sent an unknown transfer coding")
+            chunked = True
+        elif kind == _CONNECTION:
+            options = _connection_options(value, options)
+    if chunked and length is not None:
+        raise UpstreamError("it sent both Content-Length and Transfer-Encoding")
+    keep_alive = minor == 1
+    if options:
+        keep_alive = keep_alive and b"close" not in options
+        keep = _without(keep, options)
+    status_line = lines[0] if minor == 1 else b"HTTP/1.1" + lines[0][8:]
+    return ResponseHead(int(match[2]), status_line, keep, length, chunked, keep_alive)
+
+
+class ChunkedDecoder:
+    """Follows a chunked body through pieces of any size. Raises ValueError (with the reason) where it is malformed."""
+
+    __slots__ = ("_left", "_line", "_state", "_trailer")
+
+    _SIZE, _DATA, _DATA_END, _TRAILER, _DONE = range(5)
+
+    def __init__(self) -> None:
+        self._state = self._SIZE
+        self._left = 0
+        self._line = b""  # the beginning of a line that is not complete
+        self._trailer = 0
+
+    @property
+    def done(self) -> bool:
+        """True when the last chunk and the trailer section have been seen."""
+        return self._state == self._DONE
+
+    def feed(self, data: bytes, payload: list[bytes] | None = None) -> int:
+        """Read `data`, append decoded pieces to `payload` if given. Returns how much of `data` belongs to the body."""
+        position, end = 0, len(data)
+        state = self._state
+        while position < end and state != self._DONE:
+            if state == self._DATA:
+                stop = min(end, position + self._left)
+                if payload is not None:
+                    payload.append(data[position:stop])
+                self._left -= stop - position
+                position = stop
+                if self._left == 0:
+                    state = self._DATA_END
+                continue
+            line_end = data.find(b"\r\n", position) if not self._line else -1
+            if line_end >= 0:
+                line = data[position:line_end]
+                position = line_end + 2
+            else:
+                # A line in pieces: collect up to its end. Rare, so simple.
+                newline = data.find(b"\n", position)
+                stop = newline + 1 if newline >= 0 else end
+                self._line += data[position:stop]
+                position = stop
+                limit = MAX_TRAILER if state == self._TRAILER else MAX_CHUNK_LINE
+                if len(self._line) > limit:
+                    raise ValueError("a line of the chunked coding is too long")
+                if newline < 0:
+                    break
+                if self._line[-2:] != b"\r\n":
+                    raise ValueError("a line of the chunked coding does not end in CRLF")
+                line, self._line = self._line[:-2], b""
+            if state == self._DATA_END:
+                if line:
+                    raise ValueError("a chunk is longer than its size")
+                state = self._SIZE
+            elif state == self._SIZE:
+                match = _CHUNK_LINE.fullmatch(line) if len(line) <= MAX_CHUNK_LINE else None
+                if match is None:
+                    raise ValueError("a chunk size is malformed")
+                self._left = int(match[1], 16)
+                state = self._DATA if self._left else self._TRAILER
+            elif not line:
+                state = self._DONE
+            else:
+                self._trailer += len(line) + 2
+                name, colon, _ = line.partition(b":")
+                if self._trailer > MAX_TRAILER or not colon or _TOKEN.fullmatch(name) is None:
+                    raise ValueError("the trailer section is malformed or too long")
+                if line.translate(None, _NOT_CONTROL):
+                    raise ValueError("the trailer section has a control character")
+        self._state = state
+        return position

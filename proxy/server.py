@@ -1,0 +1,121 @@
+"""The proxy as a server: listens, keeps the time limits, stops gracefully."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from proxy.client import ClientConnection
+from proxy.exchange import Exchange
+from proxy.hangup import Hangups
+from proxy.routes import Router
+from proxy.settings import Settings
+from proxy.upstream import Pool
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Counters:
+    """Plain numbers for metrics, since start."""
+
+    connections: int = 0
+    """Client connections accepted."""
+    requests: int = 0
+    """Requests finished, however."""
+    refused: int = 0
+    """Requests that could not be read (malformed, too large a head, too slow, too many connections)."""
+
+
+class ProxyServer:
+    """Serves HTTP/1.1 by the routes of `router`.
+
+    on_finish: called with each finished exchange (for metrics); must be quick and must not raise.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        settings: Settings | None = None,
+        on_finish: Callable[[Exchange], None] | None = None,
+    ) -> None:
+        self.router = router
+        self.settings = settings or Settings()
+        self.counters = Counters()
+        self.connections: set[ClientConnection] = set()
+        self.collected_bytes = 0
+        self.draining = False
+        self.loop = asyncio.get_running_loop()
+        self.pool = Pool(self.loop, self.settings)
+        self.hangups = Hangups(self.loop)
+        self._on_finish = on_finish
+        self._listener: asyncio.Server | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._empty: asyncio.Event | None = None
+        self._date = b""
+        self._date_second = 0
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0, *, reuse_port: bool = False) -> int:
+        """Listen; returns the port (a free one for port 0). Raises OSError when the address is taken."""
+        self._listener = await self.loop.create_server(
+            lambda: ClientConnection(self), host, port, backlog=4096, reuse_port=reuse_port or None
+        )
+        self._sweep()
+        return int(self._listener.sockets[0].getsockname()[1])
+
+    async def stop(self, grace: float = 30.0) -> None:
+        """Stop accepting, let what is in flight finish for at most `grace` seconds, then cut it off."""
+        self.draining = True
+        if self._listener is not None:
+            self._listener.close()
+        for connection in list(self.connections):
+            connection.close_if_idle()
+        if self.connections:
+            self._empty = asyncio.Event()
+            try:
+                async with asyncio.timeout(grace):
+                    await self._empty.wait()
+            except TimeoutError:
+                logger.warning("%d connections cut off after %g s of grace", len(self.connections), grace)
+                for connection in list(self.connections):
+                    connection.abort()
+                await self._empty.wait()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self.pool.close()
+        self.hangups.close()
+
+    # from the connections
+
+    def finished(self, exchange: Exchange) -> None:
+        """An exchange is over."""
+        self.counters.requests += 1
+        if self._on_finish is not None:
+            self._on_finish(exchange)
+
+    def connection_closed(self) -> None:
+        """A client connection has ended."""
+        if self._empty is not None and not self.connections:
+            self._empty.set()
+
+    def date_line(self) -> bytes:
+        """The Date field, formatted once a second."""
+        now = int(time.time())
+        if now != self._date_second:
+            self._date_second = now
+            self._date = b"Date: " + email.utils.formatdate(now, usegmt=True).encode("ascii")
+        return self._date
+
+    def _sweep(self) -> None:
+        self.sweep(self.loop.time())
+        self._sweeper = self.loop.call_later(self.settings.sweep_interval, self._sweep)
+
+    def sweep(self, now: float) -> None:
+        """Act on the limits of time that have passed by `now` (loop time)."""
+        for connection in list(self.connections):
+            connection.check(now)
+        self.pool.sweep(now)
