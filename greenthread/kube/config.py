@@ -151,7 +151,7 @@ def load_config(
             merged.add(path, read_kubeconfig(path))
     if merged.empty and not (context or cluster or user):
         if "KUBERNETES_SERVICE_HOST" in environ and (SERVICE_ACCOUNT / "token").exists():
-            return in_cluster(environ)
+            return in_cluster(environ, SERVICE_ACCOUNT)
         looked = ", ".join(str(path) for path in paths)
         raise ConfigError(
             f"no cluster is configured (looked in {looked}): set KUBECONFIG or pass --kubeconfig, "

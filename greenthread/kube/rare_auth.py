@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,12 @@ class _KubernetesLogin:
 
     def authorization(self) -> str | None:
         try:
-            token = self._configuration.get_api_key_with_prefix("authorization")
+            settings = self._configuration.auth_settings()
         except Exception as error:  # the plugin's program, the provider's server, the package: anything may fail
             raise ConfigError(f"{self._who}: no new credentials: {_line(error)}") from None
-        return str(token) if token else None
+        # the loader puts the word Bearer into the value; the setting's name differs between versions
+        found = (entry.get("value") for entry in settings.values() if entry.get("key") == "authorization")
+        return next((str(value) for value in found if value), None)
 
     def certificate(self) -> tuple[str, str] | None:
         cert, key = self._configuration.cert_file, self._configuration.key_file
@@ -67,19 +70,32 @@ def login(
     }
     loader: Any = kubernetes.config.kube_config.KubeConfigLoader
     configuration: Any = kubernetes.client.Configuration()
+    complaints = _Complaints()
+    logging.getLogger().addHandler(complaints)
     try:
         loader(content, config_base_path=str(path.parent.absolute())).load_and_set(configuration)
     except Exception as error:  # as above
         raise ConfigError(f"{who}: the login failed: {_line(error)}") from None
+    finally:
+        logging.getLogger().removeHandler(complaints)
     found = _KubernetesLogin(configuration, who)
     if not found.authorization() and not found.certificate():
-        # the loader only logs what its plugin did wrong
-        program = (user.get("exec") or {}).get("command") or "its auth-provider"
+        program = (user.get("exec") or {}).get("command") or "the auth-provider"
+        why = _line("; ".join(complaints.said)) if complaints.said else "run it by hand to see why"
         hint = (user.get("exec") or {}).get("installHint") or ""
-        raise ConfigError(
-            f"{who}: {program} gave no credentials; run it by hand to see why. {' '.join(hint.split())}".strip()
-        )
+        raise ConfigError(f"{who}: {program} gave no credentials ({why}). {' '.join(hint.split())}".strip())
     return found
+
+
+class _Complaints(logging.Handler):
+    """The loader only logs what its plugin did wrong; this keeps it for the message."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())
 
 
 def _absolute(entry: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -91,5 +107,5 @@ def _absolute(entry: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def _line(error: BaseException) -> str:
+def _line(error: BaseException | str) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__

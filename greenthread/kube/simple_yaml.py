@@ -50,11 +50,11 @@ class _Reader:
         self._depth = 0
 
     def document(self) -> Any:
-        if self._peek() is not None and self._lines[self._at].rstrip() == "---":
+        if self._peek() is not None and self._lines[self._at].rstrip(" ") == "---":
             self._at += 1
         found = self._peek()
         value = None if found is None else self._node(found[0])
-        if self._peek() is not None and self._lines[self._at].rstrip() == "...":
+        if self._peek() is not None and self._lines[self._at].rstrip(" ") == "...":
             self._at += 1
         if self._peek() is not None:
             raise self._unsupported("this does not belong to what is above it")
@@ -68,10 +68,10 @@ class _Reader:
         while self._at < len(self._lines):
             line = self._lines[self._at]
             content = line.lstrip(" ")
-            if content.strip() and not content.startswith("#"):
+            if content and not content.startswith("#"):
                 if "\t" in line:
                     raise self._unsupported("a tab")
-                return len(line) - len(content), content.rstrip()
+                return len(line) - len(content), content.rstrip(" ")
             self._at += 1
         return None
 
@@ -80,7 +80,7 @@ class _Reader:
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise self._unsupported("nested too deeply")
-        content = self._lines[self._at][indent:].rstrip()
+        content = self._lines[self._at][indent:].rstrip(" ")
         if _is_item(content):
             value: Any = self._sequence(indent)
         elif self._split_key(content) is not None:
@@ -148,7 +148,7 @@ class _Reader:
             return self._literal(rest, indent)
         if rest[0] in "\"'":
             value, after = self._quoted(rest)
-            if after.strip() and not re.match(" +#", after):
+            if after.strip(" ") and not re.match(" +#", after):
                 raise self._unsupported("text after a quoted value")
             return self._end_of_value(value, indent)
         if rest[0] in "{[":
@@ -171,6 +171,7 @@ class _Reader:
         text = text.rstrip(" ")
         if _KEY_END.search(text):
             raise self._unsupported("a second `: ` in one line; quote the value")
+        value = self._plain(text)
         parts = [text]
         self._at += 1
         while self._at < len(self._lines):
@@ -186,7 +187,7 @@ class _Reader:
                 raise self._unsupported("not the continuation of the value above")
             parts.append(content)
             self._at += 1
-        return self._plain(text) if len(parts) == 1 else " ".join([self._plain_text(text), *parts[1:]])
+        return value if len(parts) == 1 else " ".join(parts)
 
     def _plain_text(self, text: str) -> str:
         if text[:1] in set(",[]{}#&*!|>'\"%@`") or (text[:1] in set("-?:") and text[1:2] in ("", " ")):
@@ -244,6 +245,7 @@ class _Reader:
         self._at += 1
         width = indent + int(digit) if digit else 0
         lines: list[str] = []
+        last = 0
         while self._at < len(self._lines):
             line = self._lines[self._at]
             lead = len(line) - len(line.lstrip(" "))
@@ -256,6 +258,7 @@ class _Reader:
                 if lead < width or lead <= indent:
                     break
                 lines.append(line[width:])
+                last = self._at
             self._at += 1
         while lines and not lines[-1]:
             lines.pop()
@@ -263,7 +266,8 @@ class _Reader:
                 raise self._unsupported("a block scalar that keeps its blank lines")
         if not lines:
             return ""
-        return "\n".join(lines) + ("" if chomp == "-" else "\n")
+        unfinished = last == len(self._lines) - 1  # the text ends without a line end
+        return "\n".join(lines) + ("" if chomp == "-" or unfinished else "\n")
 
 
 def _is_item(content: str) -> bool:
