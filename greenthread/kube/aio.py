@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -15,6 +16,9 @@ from greenthread.kube.config import ClusterConfig
 from greenthread.kube.core import Object, ObjectList, Patch, Request, Response, WatchEvent
 from greenthread.kube.errors import Gone, Unreachable, error_from_answer
 from greenthread.kube.resources import Resource
+
+# it would write a line for every request into the logs of programs that log at INFO
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to reach the server."""

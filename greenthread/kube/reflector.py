@@ -103,7 +103,7 @@ class Reflector:
         self._synced.set()
 
     async def _watch(self) -> None:
-        events = 0
+        events, began = 0, asyncio.get_running_loop().time()
         stream = self._client.watch(self._resource, *self._scope, resource_version=self._version)
         async with aclosing(stream):
             async for event in stream:
@@ -116,7 +116,8 @@ class Reflector:
                     self._put(event.object)
                 self._version = version or self._version
         # the server ends a watch after its time; one that ends at once, again and again, is a fault
-        self._failures = 0 if events else self._failures + 1
+        lasted = asyncio.get_running_loop().time() - began
+        self._failures = 0 if events or lasted > LAST_DELAY else self._failures + 1
 
     def _put(self, obj: Object) -> None:
         key = key_of(obj)
