@@ -191,7 +191,7 @@ def test_bad_models_are_refused_with_what_to_write_instead(crd_api: Api, spec: O
     ("name", "advice"),
     [
         ("llama-3.1-8b", NAME),
-        ("m" * 51, "write at most 50, since pods are named after it"),
+        ("m" * 51, "write at most 50 characters, since pods are named after it"),
         ("v1", "v1 and v2 are the gateway's own addresses: write another name"),
         ("v2", "v1 and v2 are the gateway's own addresses: write another name"),
     ],
