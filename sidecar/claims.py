@@ -32,7 +32,7 @@ class Refused(Exception):
 
 
 class Claims:
-    """All reads and writes of GPU objects by one pod. ``on_change`` is called at every change of one of its GPUs."""
+    """All reads and writes of GPU objects by one pod. ``on_change`` is called when others changed one of its GPUs."""
 
     def __init__(
         self,
@@ -49,7 +49,6 @@ class Claims:
         self._names = tuple(gpu_names)
         self.pod, self._model = pod, model
         self._on_change, self._on_conflict = on_change, on_conflict
-        self._own_writes: dict[str, str] = {}
         self._parsed: dict[str, Gpu] = {}
         self._reflectors = {
             name: Reflector(
@@ -69,15 +68,13 @@ class Claims:
                 group.create_task(reflector.run())
 
     async def synced(self) -> None:
-        """Returns when every GPU object of this pod exists and was read."""
+        """Returns when the GPU objects were read; some may not exist yet, see ``missing``."""
         for reflector in self._reflectors.values():
             await reflector.synced()
 
     def _changed(self, _type: str, obj: dict[str, Any]) -> None:
-        name, version = obj["metadata"]["name"], obj["metadata"].get("resourceVersion", "")
-        self._parsed.pop(name, None)
-        if self._own_writes.get(name) != version:
-            self._on_change()
+        self._parsed.pop(obj["metadata"]["name"], None)
+        self._on_change()
 
     def _object(self, name: str) -> dict[str, Any] | None:
         return self._reflectors[name].objects.get((self._namespace, name))
@@ -286,7 +283,6 @@ class Claims:
             self._on_conflict()
             await self._read(name)
             raise Refused(str(error)) from error
-        self._own_writes[name] = written["metadata"]["resourceVersion"]
         self._put(name, written)
 
     async def _read(self, name: str) -> dict[str, Any]:

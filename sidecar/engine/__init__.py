@@ -17,7 +17,7 @@ class Rest(StrEnum):
 
     #: No engine process: it has to be started under a claim.
     ABSENT = "absent"
-    #: Up, and its memory is released.
+    #: It holds no memory and can be woken.
     ASLEEP = "asleep"
     #: Up and ready to serve.
     AWAKE = "awake"
@@ -28,6 +28,9 @@ class Engine(Protocol):
 
     async def settle(self) -> Rest:
         """Comes to rest after a restart of the sidecar: waits out, or kills, what was under way."""
+
+    async def leftovers_gone(self) -> None:
+        """Returns when no process of an earlier pod of the same name holds memory on this pod's GPUs."""
 
     async def start(self) -> None:
         """Starts the process and returns when it can serve. Memory is used from now on. EngineError."""

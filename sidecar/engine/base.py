@@ -18,6 +18,8 @@ from sidecar.settings import Settings
 
 #: Seconds between two looks at a booting engine's /health: vLLM announces nothing.
 _HEALTH_EVERY = 0.1
+#: Seconds between two looks at the processes that a dead pod left behind.
+_LEFTOVERS_EVERY = 0.5
 
 
 class ProcessEngine:
@@ -64,6 +66,12 @@ class ProcessEngine:
         if now is None or self._before is None:
             return None
         return [max(after - before, 0) for before, after in zip(self._before, now, strict=True)]
+
+    async def leftovers_gone(self) -> None:
+        """Returns when no process of an earlier pod of the same name holds memory on this pod's GPUs."""
+        pod, own = self._settings.pod, self._process.family()
+        while await asyncio.to_thread(self._memory.used_by_pod, pod, own):  # noqa: ASYNC110 NVML tells no events
+            await asyncio.sleep(_LEFTOVERS_EVERY)
 
     async def kill(self) -> None:
         await self._process.kill()

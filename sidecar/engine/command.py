@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from sidecar.engine import EngineError, Rest
 from sidecar.engine.base import ProcessEngine
@@ -14,6 +15,8 @@ class CommandEngine(ProcessEngine):
     health_paths = ("/health", "/v1/models")
 
     async def settle(self) -> Rest:
+        if self._process.pid is None and self._stopped.exists():
+            return Rest.ASLEEP
         if self._process.pid is not None and self._under_way() is None:
             try:
                 async with asyncio.timeout(5.0):
@@ -26,6 +29,13 @@ class CommandEngine(ProcessEngine):
 
     async def wake(self) -> None:
         await self.start()
+        self._stopped.unlink(missing_ok=True)
 
     async def sleep(self) -> None:
+        self._stopped.touch()
         await self.kill()
+
+    @property
+    def _stopped(self) -> Path:
+        """Tells a restarted sidecar that the engine was stopped to sleep, not missing."""
+        return Path(self._settings.run_dir) / "stopped-to-sleep"

@@ -8,6 +8,8 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from greenthread.gpu import PodRef
+
 log = logging.getLogger(__name__)
 
 
@@ -54,5 +56,31 @@ class DeviceMemory:
             return None
         return result if visible else None
 
+    def used_by_pod(self, pod: PodRef, other_than: Iterable[int]) -> bool:
+        """Whether a process of a pod of this name, ``other_than`` these, still holds memory on a device."""
+        if self._nvml is None:
+            return False
+        known = frozenset(other_than)
+        try:
+            pids = {
+                process.pid
+                for index in self._indices
+                for process in self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle(index))
+            }
+        except self._nvml.NVMLError:
+            return False
+        return any(_pod_of(pid) == pod for pid in pids - known)
+
     def _handle(self, index: int) -> Any:
         return self._nvml.nvmlDeviceGetHandleByIndex(index)
+
+
+def _pod_of(pid: int) -> PodRef | None:
+    """The pod whose environment a process carries, where the process can be seen."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            pairs = dict(item.partition(b"=")[::2] for item in file.read().split(b"\0"))
+    except OSError:
+        return None
+    namespace, name = pairs.get(b"POD_NAMESPACE"), pairs.get(b"POD_NAME")
+    return PodRef(namespace.decode(), name.decode()) if namespace and name else None

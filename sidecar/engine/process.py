@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class EngineProcess:
-    """The one engine process of a pod. ``on_exit(text)`` is called whenever it ends, asked or not."""
+    """The one engine process of a pod. ``on_exit(text)`` is called when it ends without having been killed here."""
 
     def __init__(self, run_dir: str, on_exit: Callable[[str], None]) -> None:
         self._dir = Path(run_dir)
@@ -31,7 +31,7 @@ class EngineProcess:
         self._gone.set()
         self._pid: int | None = None
         self._pidfd: int | None = None
-        self._last_exit: tuple[int, int] | None = None
+        self._killing = False
         self._in = self._out = -1
         self._buffer = b""
 
@@ -93,6 +93,7 @@ class EngineProcess:
     async def kill(self) -> None:
         """SIGKILL to the process and its descendants; returns when all are gone."""
         family = self.family()
+        self._killing = True
         for member in family:
             try:
                 os.kill(member, signal.SIGKILL)
@@ -122,7 +123,6 @@ class EngineProcess:
                         self._waiting = int(pid)
                         self._arrived.set()
                 case ["exited", pid, status] if pid.isdigit() and status.lstrip("-").isdigit():
-                    self._last_exit = (int(pid), int(status))
                     log.info("engine process %s ended with status %s", pid, status)
                 case _:
                     log.warning("unknown line at the gate: %r", line[:200])
@@ -132,7 +132,7 @@ class EngineProcess:
             self._pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
             raise EngineError(f"the engine process {pid} ended before it began") from None
-        self._pid = pid
+        self._pid, self._killing = pid, False
         self._gone.clear()
         asyncio.get_running_loop().add_reader(self._pidfd, self._ended)
 
@@ -147,7 +147,8 @@ class EngineProcess:
         self._unfollow()
         (self._dir / "engine.json").unlink(missing_ok=True)
         self._gone.set()
-        self._on_exit(f"engine process {pid} ended")
+        if not self._killing:
+            self._on_exit(f"engine process {pid} ended by itself")
 
 
 def _stat(pid: int) -> list[str] | None:

@@ -1,0 +1,54 @@
+"""``python -m sidecar``: the front door of one model pod."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+
+import uvloop
+
+from greenthread.kube.aio import AsyncClient
+from greenthread.kube.config import load_config
+from greenthread.kube.errors import ConfigError
+from proxy.server import ProxyServer
+from sidecar.app import Sidecar
+from sidecar.engine.command import CommandEngine
+from sidecar.engine.vllm import VllmEngine
+from sidecar.settings import Settings, SettingsError
+
+
+async def serve(settings: Settings) -> None:
+    """Serves until SIGTERM; then drains, releases the memory and leaves the GPUs."""
+    client = AsyncClient(load_config())
+    sidecar = Sidecar(settings, client)
+    kind: type[VllmEngine | CommandEngine] = CommandEngine if settings.engine_kind == "command" else VllmEngine
+    engine: VllmEngine | CommandEngine = kind(settings, lambda text: sidecar.lifecycle.engine_died(text))
+    sidecar.attach(engine)
+    engine.open()
+    server = ProxyServer(sidecar.front_door())
+    await server.start(settings.host, settings.port)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, sidecar.lifecycle.stop)
+    try:
+        await sidecar.run()
+    finally:
+        await server.stop(grace=5.0)
+        await engine.close()
+        await client.close()
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        uvloop.run(serve(Settings.from_env()))
+    except (SettingsError, ConfigError, OSError) as error:
+        print(f"sidecar: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,644 @@
+"""The sidecar's state machine. One task owns it: `sleeping` → `pending` → `waking` → `serving` → `deactivating` → …
+
+Everybody else only tells it that something changed (``poke``) and reads ``state``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import Enum
+from pathlib import Path
+
+from greenthread import fairness
+from greenthread.clock import Clock
+from greenthread.fairness import CannotFit, Decision, Fits, Preempt, Wait, Want
+from greenthread.gpu import Gpu, Intent, Occupant, State
+from greenthread.kube.errors import ApiError, Unreachable
+from greenthread.model import ModelSpec
+from sidecar.claims import Claims, Refused, entry
+from sidecar.door import Door
+from sidecar.engine import Engine, EngineError, Rest
+from sidecar.metrics import Metrics, SidecarState
+from sidecar.records import Record, Recorder
+from sidecar.settings import Settings
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two tries against an API server that fails: the first and the longest.
+_API_BACKOFF = (0.1, 5.0)
+#: Who serves writes its lastAccessed only when somebody waits, and at most this often (seconds).
+_TOUCH_EVERY = 1.0
+
+
+class Why(Enum):
+    """Why a serving model goes to sleep."""
+
+    IDLE = "idle"
+    YIELDED = "gave way"
+    PREEMPTED = "preempted"
+    ASKED = "asked to"
+    BOOTED = "booted, nobody asked for it yet"
+    STOPPED = "the pod goes away"
+    CRASHED = "the engine died"
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A reason to sleep, and who needs the memory."""
+
+    why: Why
+    intent: Intent | None = None
+
+    @property
+    def text(self) -> str:
+        if self.why is Why.YIELDED and self.intent:
+            return f"idle and gave way to {self.intent.model}"
+        if self.why is Why.PREEMPTED and self.intent:
+            return f"preempted for {self.intent.model}"
+        return self.why.value
+
+
+class Lifecycle:
+    """Wakes the model when somebody wants it and room can be had; puts it to sleep when it should."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        claims: Claims,
+        engine: Engine,
+        door: Door,
+        metrics: Metrics,
+        recorder: Recorder,
+        clock: Clock,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._settings, self._claims, self._engine, self._door = settings, claims, engine, door
+        self._metrics, self._recorder, self._clock = metrics, recorder, clock
+        self._rng = rng or random.Random()  # noqa: S311 spreads retries, keeps no secret
+        self._spec: ModelSpec | None = None
+        self._changed = asyncio.Event()
+        self._state = SidecarState.SLEEPING
+        self._since = clock.now()
+        self._stopping = False
+        self._died = ""
+        #: An engine process is up and was measured; else it must boot.
+        self.boot_ready = False
+        self._serving_memory = settings.serving_memory
+        self._boot_wanted_at = clock.now()
+        self._boot_not_before = 0.0
+        self._boot_failures = 0
+        self._wished_wake: datetime | None = None
+        self._wished_sleep: Why | None = None
+        self._became_serving_at: datetime | None = None
+        self._touched_at = 0.0
+        self._decision: Decision | None = None
+        self._trouble = ""
+        self._record = Record("boot", "", "", "")
+        self.error = ""
+        self.last_wake: float | None = None
+        door.on_change = self.poke
+        door.reason = self.explain
+        door.retry_after = self._retry_after
+        door.waking = lambda: self._state in (SidecarState.PENDING, SidecarState.WAKING)
+
+    # -- what others may ask and tell -------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> SidecarState:
+        return self._state
+
+    @property
+    def since(self) -> datetime:
+        """When the current state began."""
+        return self._since
+
+    def poke(self) -> None:
+        """Something changed: decide again."""
+        self._changed.set()
+
+    def configure(self, spec: ModelSpec) -> None:
+        """The Model's spec, at start and whenever it changes."""
+        self._spec = spec
+        self._engine.configure(spec)
+        self.poke()
+
+    def wish_wake(self, at: datetime) -> None:
+        """A person wants the model awake."""
+        if self._state is not SidecarState.SERVING:
+            self._wished_wake = at
+            self.poke()
+
+    def wish_sleep(self, preempt: bool) -> None:
+        """A person wants it asleep, now; ``preempt``: so that another gets the memory."""
+        self._wished_wake = None
+        if self._state in (SidecarState.SERVING, SidecarState.WAKING):
+            self._wished_sleep = Why.PREEMPTED if preempt else Why.ASKED
+            self.poke()
+
+    def engine_died(self, text: str) -> None:
+        """The engine process ended, whoever ended it."""
+        self._died = text
+        self.boot_ready = False
+        self.poke()
+
+    def stop(self) -> None:
+        """Drain, release, leave. ``run`` returns when done."""
+        self._stopping = True
+        self._door.close_for_good("this replica is going away")
+        self.poke()
+
+    def explain(self) -> str:
+        """Why the model does not serve now, for a person."""
+        if self._trouble:
+            return self._trouble
+        if self._state is SidecarState.PENDING and self._decision is not None:
+            return f"{self._settings.model} {fairness.explain(self._decision, self._clock.now())}"
+        if self._state is SidecarState.DEACTIVATING:
+            return "the model is going to sleep and wakes again after that"
+        if self._state is SidecarState.WAKING:
+            return "the model is waking" if self.boot_ready else "the engine is booting"
+        if self.error:
+            return self.error
+        return "the model is asleep"
+
+    # -- the owner --------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Runs until ``stop`` has been carried out. Needs ``configure`` first."""
+        await self._repair()
+        while not self._stopping:
+            if self._state is SidecarState.SERVING:
+                await self._serve()
+            elif await self._wanted():
+                want = await self._acquire()
+                if want is not None:
+                    await self._bring_up(want)
+        if self._state is SidecarState.SERVING:
+            await self._put_to_sleep(Reason(Why.STOPPED))
+        await self._engine.kill()
+        await self._insist(self._claims.leave)
+
+    async def _repair(self) -> None:
+        """After a (re)start: the engine comes to rest, then occupant, lock and intents are made true."""
+        await self._claims.synced()
+        while self._claims.missing() and not self._stopping:
+            self._trouble = f"no node agent has registered {', '.join(self._claims.missing())} yet"
+            await self._wait()
+        self._trouble = ""
+        rest = await self._engine.settle()
+        mine = [gpu.occupant(self._claims.pod) for gpu in self._claims.gpus()]
+        self._serving_memory = self._remembered_memory() or self._serving_memory
+        first = mine[0] if mine else None
+        serving = all(occupant is not None and occupant.state is State.SERVING for occupant in mine)
+        if rest is Rest.AWAKE and first is not None and serving and not self._stopping:
+            self._serving_memory = first.reserved
+            self._became_serving_at = first.became_serving_at or self._clock.now()
+            self.boot_ready = True
+            await self._insist(self._claims.withdraw)
+            self._enter(SidecarState.SERVING)
+            self._door.open()
+            return
+        if rest is Rest.AWAKE:  # without a whole claim
+            rest = await self._rest_engine()
+        if rest is Rest.ASLEEP and self._serving_memory is None:
+            await self._engine.kill()
+            rest = Rest.ABSENT
+        if rest is Rest.ABSENT:
+            await self._engine.leftovers_gone()
+        self._died = ""
+        self.boot_ready = rest is Rest.ASLEEP
+        await self._insist(lambda: self._claims.release(self._entry(State.SLEEPING, 0)))
+
+    async def _wanted(self) -> bool:
+        """Asleep: returns when somebody wants the model, or False when the pod goes away."""
+        while not self._stopping:
+            self._changed.clear()
+            self._wished_sleep = None
+            if self._want() is not None:
+                return True
+            await self._keep_entry(State.SLEEPING, 0)
+            pause = self._boot_not_before - _loop_time()
+            await self._wait(None if self.boot_ready else max(pause, 0.0))
+        return False
+
+    def _want(self) -> Want | None:
+        """What is wanted now, with the age of the oldest wish; None: nobody wants it."""
+        assert self._spec is not None
+        real = [at for at in (self._door.waiting_since, self._wished_wake) if at is not None]
+        boot = not self.boot_ready
+        if boot and _loop_time() < self._boot_not_before:
+            return None
+        if not real and not boot:
+            return None
+        return Want(
+            pod=self._claims.pod,
+            model=self._settings.model,
+            need=self._need(self._claims.gpus(), boot),
+            since=min(real) if real else self._boot_wanted_at,
+            max_wait=self._spec.fairness.max_wait_time,
+            boot=not real,
+            lock=not boot,
+        )
+
+    def _need(self, gpus: tuple[Gpu, ...], boot: bool) -> int:
+        """Bytes on each GPU. An engine's boot takes its share of the device, and some more if that is to be had."""
+        assert self._spec is not None
+        if not boot and self._serving_memory is not None:
+            return self._serving_memory
+        share = max((math.ceil(gpu.total * self._spec.gpu_memory_utilization) for gpu in gpus), default=0)
+        if self._serving_memory is not None:
+            return max(share, self._serving_memory)
+        most = min((gpu.total - gpu.foreign for gpu in gpus), default=0)
+        return max(share, min(share + self._settings.boot_slack, most))
+
+    async def _acquire(self) -> Want | None:
+        """Pending: returns what was claimed; None when nobody wants it any more, with nothing held or announced."""
+        self._enter(SidecarState.PENDING)
+        asked = _loop_time()
+        record = Record("wake" if self.boot_ready else "boot", self._recorder.now(), "", self._where())
+        self._record = record
+        announced, refusals = False, 0
+        while True:
+            self._changed.clear()
+            want = None if self._stopping else self._want()
+            try:
+                if want is None:
+                    if announced:
+                        await self._claims.withdraw()
+                    self._enter(SidecarState.SLEEPING)
+                    return None
+                self._decision = decision = fairness.decide(want, self._claims.gpus(), self._clock.now())
+                if not isinstance(decision, Fits) and not record.waited_for:
+                    record.waited_for = fairness.explain(decision, self._clock.now())
+                    if not want.boot:
+                        self._recorder.event("Waiting", f"asks for room: {record.waited_for}")
+                until: datetime | None = None
+                match decision:
+                    case Fits():
+                        claiming = _loop_time()
+                        await self._claims.claim(want, self._entry(self._claim_state(), want.need))
+                        record.steps["queue"] = claiming - asked
+                        record.steps["claim"] = _loop_time() - claiming
+                        record.reason = self._asked_by(want)
+                        self._metrics.set_reserved(want.need)
+                        return want
+                    case CannotFit():
+                        if announced:
+                            await self._claims.withdraw()
+                        announced = False
+                    case Wait(until=moment):
+                        announced, until = True, moment
+                        await self._claims.intend(want, None)
+                    case Preempt(victims=victims):
+                        announced = True
+                        await self._claims.intend(want, victims)
+                        self._metrics.preemptor.inc(len(victims))
+                        names = [victim.model for victim in victims]
+                        record.victims += names
+                        self._recorder.event("Preempting", f"asks {', '.join(names)} to make room")
+                        continue
+                self._trouble, refusals = "", 0
+                await self._wait_until(self._give_up_wish(until))
+            except Refused:
+                refusals += 1
+                if refusals > 3:  # refused although it seems to fit: do not hammer
+                    await self._wait(min(0.005 * 2**refusals, 1.0) * self._rng.uniform(0.5, 1.0))
+            except (ApiError, Unreachable) as error:
+                refusals += 1
+                self._trouble = f"the Kubernetes API does not take the claim: {error}"
+                log.warning("%s", self._trouble)
+                await self._pause(refusals)
+
+    def _give_up_wish(self, until: datetime | None) -> datetime | None:
+        """Tells a person whose wish waited as long as a request may; the earlier of ``until`` and that moment."""
+        if self._wished_wake is None:
+            return until
+        end = self._wished_wake + timedelta(seconds=self._settings.queue_timeout)
+        if self._clock.now() >= end:
+            self._wished_wake = None
+            self._recorder.event("WakeFailed", f"waited {self._settings.queue_timeout:.0f} s; {self.explain()}", True)
+            self.poke()
+            return until
+        return end if until is None else min(until, end)
+
+    def _claim_state(self) -> State:
+        return State.WAKING if self.boot_ready else State.CONVERTING
+
+    def _asked_by(self, want: Want) -> str:
+        if want.boot:
+            return "first boot"
+        return "request" if self._door.waiting else "asked to"
+
+    async def _bring_up(self, want: Want) -> None:
+        """Waking, under a claim: the engine starts or wakes, the door opens, then the claim is published."""
+        self._enter(SidecarState.WAKING)
+        self._trouble, self._decision = "", None
+        record, began, boot = self._record, _loop_time(), not self.boot_ready
+        try:
+            if boot:
+                await self._boot(want)
+            else:
+                await self._engine.wake()
+        except EngineError as error:
+            await self._wake_failed(error, record)
+            return
+        record.steps["engine"] = _loop_time() - began
+        record.memory = self._serving_memory or want.need
+        self._boot_failures, self.error = 0, ""
+        asked = self._door.waiting > 0 or self._wished_wake is not None or not boot
+        self._became_serving_at = self._clock.now()
+        if asked and not self._stopping:
+            self._wished_wake = None
+            self._enter(SidecarState.SERVING)
+            self._door.open()
+            self.last_wake = record.total = sum(record.steps.values())
+            self._metrics.wake_duration.observe(record.total)
+            self._recorder.add(record, "Woke")
+            return
+        record.total = sum(record.steps.values())
+        self._recorder.add(record, "Booted")
+        await self._put_to_sleep(Reason(Why.STOPPED if self._stopping else Why.BOOTED))
+
+    async def _boot(self, want: Want) -> None:
+        """Starts the engine and measures it. Stopping the pod ends a boot at once."""
+        self._died = ""
+        boot = asyncio.ensure_future(self._engine.start())
+        try:
+            while not boot.done():
+                self._changed.clear()
+                if self._stopping:
+                    await self._engine.kill()
+                    boot.cancel()
+                    raise EngineError("the pod goes away")
+                changed = asyncio.ensure_future(self._changed.wait())
+                await asyncio.wait({boot, changed}, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+            boot.result()
+        finally:
+            boot.cancel()
+        measured = await self._engine.memory()
+        if measured is not None and max(measured) > 0:
+            self._serving_memory = max(measured)
+            self._metrics.set_serving(measured)
+        else:
+            self._serving_memory = want.need
+            log.warning("NVML does not show what the engine uses; its claim of %d bytes stands", want.need)
+        self._remember_memory(self._serving_memory)
+        self.boot_ready = True
+
+    async def _wake_failed(self, error: EngineError, record: Record) -> None:
+        """The engine is killed, its memory released, and those who wait are told."""
+        log.warning("%s failed: %s", record.kind, error)
+        record.total = sum(record.steps.values())
+        self.error = record.error = str(error)
+        self._door.turn_away(f"the model could not {record.kind}: {error}")
+        self._wished_wake = None
+        await self._engine.kill()
+        self.boot_ready = False
+        self._postpone_boot()
+        await self._insist(lambda: self._claims.release(self._entry(State.SLEEPING, 0)))
+        self._metrics.set_reserved(0)
+        self._recorder.add(record, "BootFailed" if record.kind == "boot" else "WakeFailed", warning=True)
+        self._enter(SidecarState.SLEEPING)
+
+    def _postpone_boot(self) -> None:
+        first, longest = self._settings.boot_backoff
+        pause = min(first * 2**self._boot_failures, longest) * self._rng.uniform(0.8, 1.0)
+        self._boot_failures += 1
+        self._boot_wanted_at = self._clock.now()
+        self._boot_not_before = _loop_time() + pause
+
+    # -- serving ----------------------------------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        """Serving: returns when asleep (or when the pod is to go)."""
+        while not self._stopping:
+            self._changed.clear()
+            reason, until = self._reason_to_sleep()
+            if reason is not None:
+                if await self._put_to_sleep(reason):
+                    return
+                continue
+            if not await self._keep_entry(State.SERVING, self._serving_memory or 0):
+                until = min(until, _loop_time() + _API_BACKOFF[1])
+            self._door.watched = self._others_wait()
+            await self._wait(None if until == math.inf else max(until - _loop_time(), 0.0))
+
+    def _reason_to_sleep(self) -> tuple[Reason | None, float]:
+        """Why it should sleep now, or the loop time at which the answer may change by itself."""
+        assert self._spec is not None
+        if self._died:
+            return Reason(Why.CRASHED), 0.0
+        if self._wished_sleep is not None:
+            return Reason(self._wished_sleep), 0.0
+        if self._spec.fairness.popular:
+            return None, math.inf
+        now, gpus = _loop_time(), self._claims.gpus()
+        protected = fairness.protected_for(self._entry(State.SERVING, 0), self._clock.now())
+        named = fairness.named_by(self._claims.pod, gpus)
+        if named is not None:
+            return (Reason(Why.PREEMPTED, named), 0.0) if not protected else (None, now + protected)
+        until = math.inf
+        if self._door.in_flight == 0:
+            waiter = fairness.gives_way(self._claims.pod, gpus)
+            ways = [(Reason(Why.IDLE), self._spec.sleep.idle_timeout)]
+            if waiter is not None:
+                ways.insert(0, (Reason(Why.YIELDED, waiter), self._spec.fairness.yield_after))
+            for reason, after in ways:
+                if after <= 0:
+                    continue
+                due = max(self._door.idle_since + after, now + protected)
+                if due <= now:
+                    return reason, 0.0
+                until = min(until, due)
+        else:
+            # Nobody says so when it becomes idle: look again when it could be due.
+            until = now + max(self._spec.sleep.idle_timeout or math.inf, 1.0)
+        return None, until
+
+    async def _put_to_sleep(self, reason: Reason) -> bool:
+        """Deactivating: drains, sleeps, releases. False: it serves on (the write that begins it was refused)."""
+        assert self._spec is not None
+        self._door.shut()
+        self._wished_sleep = None
+        began, freed = _loop_time(), self._serving_memory or 0
+        kind = "crash" if reason.why is Why.CRASHED else "sleep"
+        record = Record(kind, self._recorder.now(), reason.text, self._where(), memory=freed)
+        record.for_model = reason.intent.model if reason.intent else ""
+        leaving = self._entry(State.DEACTIVATING, freed)
+        try:
+            if reason.why is Why.YIELDED:
+                await self._claims.give_way(leaving)
+            elif reason.why is not Why.BOOTED:
+                await self._claims.publish(leaving)
+        except (Refused, ApiError, Unreachable) as error:
+            if reason.why not in (Why.CRASHED, Why.STOPPED):
+                if not isinstance(error, Refused):
+                    log.warning("cannot announce the sleep, serving on: %s", error)
+                    await self._pause(1)
+                self._door.open()
+                return False
+        self._enter(SidecarState.DEACTIVATING)
+        draining = _loop_time()
+        await self._drain()
+        sleeping = _loop_time()
+        rest = Rest.ABSENT
+        if reason.why is Why.STOPPED or self._died:
+            await self._engine.kill()
+        else:
+            rest = await self._rest_engine()
+        record.steps = {"drain": sleeping - draining, "engine": _loop_time() - sleeping}
+        self._became_serving_at = None
+        released = self._entry(State.SLEEPING, 0)
+        await self._insist(lambda: self._claims.release(released))
+        self._metrics.set_reserved(0)
+        record.total = _loop_time() - began
+        self._metrics.sleep_duration.observe(record.total)
+        if reason.why in (Why.PREEMPTED, Why.YIELDED):
+            self._metrics.preempted.inc()
+        self.boot_ready = rest is Rest.ASLEEP
+        if rest is Rest.ABSENT:
+            if reason.why is Why.CRASHED:
+                record.error, self.error = self._died, self._died
+                self._postpone_boot()
+            self._died = ""
+        self._recorder.add(record, _EVENT_OF[reason.why], warning=bool(record.error))
+        self._enter(SidecarState.SLEEPING)
+        return True
+
+    async def _drain(self) -> None:
+        """Returns when nothing is in flight, or at drainTimeout, or when the engine died."""
+        assert self._spec is not None
+        deadline = _loop_time() + self._spec.sleep.drain_timeout
+        self._door.watched = True
+        while self._door.in_flight and not self._died:
+            self._changed.clear()
+            if _loop_time() >= deadline:
+                self._metrics.barrier_timeouts.inc()
+                log.warning("%d requests are still in flight and are cut off", self._door.in_flight)
+                break
+            await self._wait(deadline - _loop_time())
+
+    async def _rest_engine(self) -> Rest:
+        """Puts the engine to sleep, or kills it when it does not obey. Its memory is free on return."""
+        try:
+            await self._engine.sleep()
+        except EngineError as error:
+            log.warning("the engine does not sleep and is killed: %s", error)
+            await self._engine.kill()
+            return Rest.ABSENT
+        return Rest.ABSENT if self._died else Rest.ASLEEP
+
+    # -- helpers ----------------------------------------------------------------------------------------------------
+
+    def _enter(self, state: SidecarState) -> None:
+        if state is not self._state:
+            log.info("%s -> %s", self._state, state)
+        self._state, self._since = state, self._clock.now()
+        self._metrics.set_state(state)
+        self._recorder.changed()
+
+    def _entry(self, state: State, reserved: int) -> Occupant:
+        assert self._spec is not None
+        return entry(
+            self._claims.pod,
+            self._settings.model,
+            state,
+            reserved,
+            popular=self._spec.fairness.popular,
+            last_accessed=self._door.last_accessed,
+            became_serving_at=self._became_serving_at if reserved or state is State.SERVING else None,
+            min_runtime=self._spec.fairness.min_runtime,
+        )
+
+    async def _keep_entry(self, state: State, reserved: int) -> bool:
+        """Writes this pod's entry when it is not what it should be; lastAccessed only counts while somebody waits.
+
+        False: the API server did not take it; try again later.
+        """
+        wanted = self._entry(state, reserved)
+        gpus = self._claims.gpus()
+        entries = [gpu.occupant(self._claims.pod) for gpu in gpus]
+        stale = any(mine is None or replace(mine, last_accessed=wanted.last_accessed) != wanted for mine in entries)
+        if state is State.SERVING and not stale and self._others_wait():
+            wanted = replace(wanted, last_accessed=self._door.last_used)
+            stale = _loop_time() >= self._touched_at + _TOUCH_EVERY and any(mine != wanted for mine in entries)
+        if not stale:
+            return True
+        try:
+            self._touched_at = _loop_time()
+            await self._claims.publish(wanted)
+        except (Refused, ApiError, Unreachable) as error:
+            log.warning("this pod's entry is not written yet: %s", error)
+            return False
+        return True
+
+    def _others_wait(self) -> bool:
+        return any(intent.pod != self._claims.pod for gpu in self._claims.gpus() for intent in gpu.intents)
+
+    def _where(self) -> str:
+        return f"{self._settings.node}/{'-'.join(map(str, self._settings.gpu_indices))}"
+
+    def _retry_after(self) -> float:
+        return self.last_wake if self.last_wake is not None else 5.0
+
+    def _remembered_memory(self) -> int | None:
+        try:
+            return int((Path(self._settings.run_dir) / "serving-memory").read_text())
+        except (OSError, ValueError):
+            return None
+
+    def _remember_memory(self, count: int) -> None:
+        (Path(self._settings.run_dir) / "serving-memory").write_text(str(count))
+        self._recorder.serving_memory(count)
+
+    async def _wait(self, seconds: float | None = None) -> None:
+        """Until something changes or the time is over."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+
+    async def _wait_until(self, moment: datetime | None) -> None:
+        if moment is None:
+            await self._wait()
+        else:
+            await self._wait(max((moment - self._clock.now()).total_seconds(), 0.0))
+
+    async def _pause(self, failures: int) -> None:
+        first, longest = _API_BACKOFF
+        await asyncio.sleep(min(first * 2 ** min(failures, 10), longest) * self._rng.uniform(0.5, 1.0))
+
+    async def _insist(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Writes, again and again if need be: what is free must be said to be free."""
+        failures = 0
+        while True:
+            try:
+                await write()
+                return
+            except (Refused, ApiError, Unreachable) as error:
+                failures += 1
+                log.warning("the API server did not take a write that must be made: %s", error)
+                await self._pause(failures)
+
+
+_EVENT_OF = {
+    Why.IDLE: "Slept",
+    Why.YIELDED: "GaveWay",
+    Why.PREEMPTED: "Preempted",
+    Why.ASKED: "Slept",
+    Why.BOOTED: "Slept",
+    Why.STOPPED: "Slept",
+    Why.CRASHED: "EngineDied",
+}
+
+
+def _loop_time() -> float:
+    return asyncio.get_running_loop().time()
