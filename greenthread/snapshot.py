@@ -1,0 +1,390 @@
+"""The cluster at one moment, joined for people: who is on the GPUs, who waits, and why.
+
+The plugin, the dashboard and ``explain`` read this; none of them joins objects by itself. Pure: objects in, rows out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from greenthread import fairness
+from greenthread.clock import parse_time
+from greenthread.fairness import CannotFit, Decision, Fits, Preempt, Wait, Want
+from greenthread.gpu import Gpu, Intent, Occupant, PodRef, State
+from greenthread.model import Model
+from greenthread.names import ANNOTATION_GPUS, ANNOTATION_REPORT, LABEL_MODEL
+from greenthread.units import short_bytes, short_duration
+
+
+class Shown(StrEnum):
+    """States as people see them; each has a glyph and a colour of its own."""
+
+    SERVING = "serving"
+    WAKING = "waking"
+    DEACTIVATING = "deactivating"
+    PENDING = "pending"
+    CANNOT_FIT = "cannot fit"
+    CONVERTING = "converting"
+    STAGING = "staging"
+    SLEEPING = "sleeping"
+    FAILED = "failed"
+
+
+#: What a Model with several replicas is called: the first of these that one of them is in.
+_RANK = {state: rank for rank, state in enumerate(Shown)}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a sidecar tells about itself now and then; see ``ANNOTATION_REPORT``."""
+
+    state: str = ""
+    since: datetime | None = None
+    boot_ready: bool = False
+    in_flight: int = 0
+    queued: int = 0
+    #: Requests since the sidecar began.
+    requests: int = 0
+    #: Seconds.
+    last_wake: float | None = None
+    error: str = ""
+
+    @classmethod
+    def from_pod(cls, pod: Mapping[str, Any]) -> Report | None:
+        """None when the pod carries none that can be read."""
+        try:
+            item = json.loads((pod["metadata"].get("annotations") or {})[ANNOTATION_REPORT])
+            return cls(
+                state=str(item.get("state", "")),
+                since=parse_time(item["since"]) if item.get("since") else None,
+                boot_ready=bool(item.get("bootReady")),
+                in_flight=int(item.get("inFlight") or 0),
+                queued=int(item.get("queued") or 0),
+                requests=int(item.get("requests") or 0),
+                last_wake=None if item.get("lastWakeSeconds") is None else float(item["lastWakeSeconds"]),
+                error=str(item.get("error") or ""),
+            )
+        except (KeyError, ValueError, TypeError, AttributeError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One pod of a Model."""
+
+    pod: PodRef
+    state: Shown
+    since: datetime | None
+    node: str
+    gpus: tuple[int, ...]
+    #: Bytes it holds on each GPU.
+    vram: int
+    report: Report | None
+    intent: Intent | None = None
+    decision: Decision | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """One Model and its replicas; numbers are None when nobody reported them."""
+
+    model: Model
+    state: Shown
+    since: datetime | None
+    replicas: tuple[Replica, ...]
+
+    @property
+    def namespace(self) -> str:
+        return self.model.namespace
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    @property
+    def pinned(self) -> bool:
+        return self.model.spec.fairness.popular
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """``node/index`` or ``node/first-last`` of each replica."""
+        return tuple(place(replica.node, replica.gpus) for replica in self.replicas if replica.gpus)
+
+    @property
+    def vram(self) -> int:
+        """Bytes held on one GPU, the most of any replica."""
+        return max((replica.vram for replica in self.replicas), default=0)
+
+    @property
+    def in_flight(self) -> int | None:
+        return self._sum("in_flight")
+
+    @property
+    def queued(self) -> int | None:
+        return self._sum("queued")
+
+    @property
+    def requests(self) -> int | None:
+        """Requests since its sidecars began."""
+        return self._sum("requests")
+
+    @property
+    def last_wake(self) -> float | None:
+        """Seconds."""
+        reports = [r.report.last_wake for r in self.replicas if r.report and r.report.last_wake is not None]
+        return reports[-1] if reports else None
+
+    @property
+    def error(self) -> str:
+        return next((r.report.error for r in self.replicas if r.report and r.report.error), "")
+
+    def _sum(self, name: str) -> int | None:
+        reports = [replica.report for replica in self.replicas if replica.report is not None]
+        return sum(getattr(report, name) for report in reports) if reports else None
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRow:
+    """One GPU and who waits for it, oldest first."""
+
+    gpu: Gpu
+    waiting: tuple[Intent, ...]
+
+    @property
+    def free(self) -> int:
+        return max(self.gpu.room, 0)
+
+    @property
+    def short(self) -> int:
+        """Bytes the first waiter lacks."""
+        return max(self.waiting[0].requested - self.free, 0) if self.waiting else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    at: datetime
+    models: tuple[ModelRow, ...]
+    gpus: tuple[GpuRow, ...]
+    _by_name: Mapping[tuple[str, str], ModelRow] = field(default_factory=dict, repr=False)
+
+    def model(self, namespace: str, name: str) -> ModelRow | None:
+        return self._by_name.get((namespace, name))
+
+    @property
+    def waiting(self) -> int:
+        """Models that wait for memory."""
+        return sum(row.state in (Shown.PENDING, Shown.CANNOT_FIT) for row in self.models)
+
+
+def build(
+    models: Iterable[Mapping[str, Any]],
+    gpus: Iterable[Mapping[str, Any]],
+    pods: Iterable[Mapping[str, Any]],
+    now: datetime,
+) -> Snapshot:
+    """Joins the API's objects. An object that cannot be read is left out rather than hiding all others."""
+    devices = sorted(
+        (gpu for obj in gpus if (gpu := _read(Gpu.from_object, obj)) is not None), key=lambda g: (g.node, g.index)
+    )
+    by_model: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for pod in pods:
+        meta = pod["metadata"]
+        name = (meta.get("labels") or {}).get(LABEL_MODEL)
+        if name:
+            by_model.setdefault((meta.get("namespace", ""), name), []).append(pod)
+    on: dict[PodRef, list[tuple[Gpu, Occupant]]] = {}
+    for gpu in devices:
+        for occupant in gpu.occupants:
+            on.setdefault(occupant.pod, []).append((gpu, occupant))
+    places = {(gpu.node, gpu.index): gpu for gpu in devices}
+    rows = []
+    for obj in models:
+        model = _read(Model.from_object, obj)
+        if model is None:
+            continue
+        own = by_model.get((model.namespace, model.name), [])
+        own.sort(key=lambda pod: str(pod["metadata"]["name"]))
+        replicas = tuple(_replica(model, pod, on, places, now) for pod in own)
+        rows.append(_row(model, replicas))
+    rows.sort(key=lambda row: (row.namespace, row.name))
+    return Snapshot(
+        now,
+        tuple(rows),
+        tuple(GpuRow(gpu, tuple(sorted(gpu.intents, key=lambda intent: intent.age))) for gpu in devices),
+        {(row.namespace, row.name): row for row in rows},
+    )
+
+
+def why(row: ModelRow, snapshot: Snapshot) -> str:
+    """Why the Model is in its state now, with numbers: from the functions that decide, never made up beside them."""
+    now = snapshot.at
+    held_for = short_duration((now - row.since).total_seconds()) if row.since else ""
+    if row.error and row.state in (Shown.FAILED, Shown.SLEEPING):
+        return f"{row.name}: {row.error}"
+    match row.state:
+        case Shown.PENDING | Shown.CANNOT_FIT:
+            waiting = next((r for r in row.replicas if r.decision is not None), None)
+            if waiting is not None and waiting.decision is not None:
+                return f"{row.name} {fairness.explain(_without_time(waiting.decision), now)}"
+            return f"{row.name} waits for memory"
+        case Shown.SERVING:
+            return (
+                f"{row.name} serves on {', '.join(row.places)}{' for ' + held_for if held_for else ''}{_kept(row, now)}"
+            )
+        case Shown.WAKING:
+            return f"{row.name} wakes on {', '.join(row.places)}: its memory is claimed, the engine takes it now"
+        case Shown.CONVERTING:
+            return f"{row.name} boots its engine on {', '.join(row.places)} to measure what it needs, then sleeps"
+        case Shown.DEACTIVATING:
+            return f"{row.name} finishes its requests and goes to sleep on {', '.join(row.places)}"
+        case Shown.SLEEPING:
+            return f"{row.name} sleeps{' since ' + held_for if held_for else ''}: it holds no GPU memory"
+    ready = next((c for c in row.model.status.conditions if c.type == "Ready"), None)
+    return f"{row.name}: {ready.message}" if ready and ready.message else f"{row.name} is {row.state}"
+
+
+def next_step(row: ModelRow, snapshot: Snapshot) -> tuple[datetime | None, str]:
+    """When and what happens next, if that is known."""
+    now = snapshot.at
+    fairness_of, sleep = row.model.spec.fairness, row.model.spec.sleep
+    match row.state:
+        case Shown.PENDING:
+            for replica in row.replicas:
+                match replica.decision:
+                    case Wait(until=until) if until is not None:
+                        return until, "it may ask others to make room, if they do not give way before"
+                    case Wait(coming=coming) if coming:
+                        return None, f"wakes as soon as {', '.join(coming)} has made room"
+                    case Preempt(victims=victims):
+                        return now, f"asks {', '.join(v.model for v in victims)} to make room"
+                    case Fits():
+                        return now, "claims the memory and wakes"
+            return None, "waits for the next change on its GPU"
+        case Shown.CANNOT_FIT:
+            return None, "waits until a pinned model or another program leaves"
+        case Shown.SERVING:
+            if fairness_of.popular:
+                return None, "stays: pinned models are never preempted"
+            if sleep.idle_timeout and not row.in_flight:
+                return None, f"sleeps when idle for {short_duration(sleep.idle_timeout)}, or gives way to a waiter"
+            return None, "serves on"
+        case Shown.SLEEPING:
+            return None, _if_asked(row, snapshot)
+    return None, ""
+
+
+def place(node: str, gpus: Sequence[int]) -> str:
+    """``node-a/0`` or ``node-a/0-1``."""
+    return f"{node}/{gpus[0]}-{gpus[-1]}" if len(gpus) > 1 else f"{node}/{gpus[0]}" if gpus else node
+
+
+def _if_asked(row: ModelRow, snapshot: Snapshot) -> str:
+    """What a request would meet now."""
+    memory = row.model.status.serving_memory_per_gpu
+    replica = next((r for r in row.replicas if r.gpus), None)
+    if memory is None or replica is None:
+        return "a request makes it boot"
+    devices = [g.gpu for g in snapshot.gpus if g.gpu.node == replica.node and g.gpu.index in replica.gpus]
+    if len(devices) != len(replica.gpus):
+        return ""
+    want = Want(replica.pod, row.name, memory, snapshot.at, row.model.spec.fairness.max_wait_time)
+    decision = fairness.decide(want, devices, snapshot.at)
+    took = f" in ~{short_duration(row.last_wake)}" if row.last_wake else ""
+    if isinstance(decision, Fits):
+        return f"a request wakes it{took}: {short_bytes(memory)} is free for it"
+    if isinstance(decision, CannotFit):
+        return f"a request could not be served: it {fairness.explain(decision, snapshot.at)}"
+    waits = short_duration(row.model.spec.fairness.max_wait_time)
+    return f"a request waits for room, {waits} at most before others are asked to leave"
+
+
+def _replica(
+    model: Model,
+    pod: Mapping[str, Any],
+    on: Mapping[PodRef, Sequence[tuple[Gpu, Occupant]]],
+    places: Mapping[tuple[str, int], Gpu],
+    now: datetime,
+) -> Replica:
+    meta = pod["metadata"]
+    ref = PodRef(meta.get("namespace", ""), meta["name"])
+    report = Report.from_pod(pod)
+    annotated = (meta.get("annotations") or {}).get(ANNOTATION_GPUS, "")
+    gpus = tuple(int(index) for index in annotated.split(",") if index.strip().isdigit())
+    entries = on.get(ref, ())
+    node = entries[0][0].node if entries else _node_of(pod)
+    devices = [places[(node, index)] for index in gpus if (node, index) in places]
+    occupant = entries[0][1] if entries else None
+    intent = next((found for gpu in devices if (found := gpu.intent(ref)) is not None), None)
+    vram = max((entry.reserved for _gpu, entry in entries), default=0)
+    decision: Decision | None = None
+    if pod.get("status", {}).get("phase") == "Failed":
+        state = Shown.FAILED
+    elif occupant is None:
+        state = Shown.STAGING
+    elif occupant.state is not State.SLEEPING:
+        state = Shown(str(occupant.state))
+    elif intent is not None:
+        state = Shown.PENDING
+    elif report is not None and report.state == "pending":
+        state = Shown.CANNOT_FIT
+    else:
+        state = Shown.SLEEPING
+    if state in (Shown.PENDING, Shown.CANNOT_FIT) and devices:
+        need = intent.requested if intent else (model.status.serving_memory_per_gpu or 0)
+        since = intent.since if intent else (report.since if report and report.since else now)
+        boot = bool(intent and intent.boot)
+        want = Want(ref, model.name, need, since, model.spec.fairness.max_wait_time, boot=boot, lock=not boot)
+        decision = fairness.decide(want, devices, now)
+    since_shown = None
+    if state is Shown.SERVING and occupant is not None:
+        since_shown = occupant.became_serving_at
+    elif intent is not None:
+        since_shown = intent.since
+    elif report is not None:
+        since_shown = report.since
+    return Replica(ref, state, since_shown, node, gpus, vram, report, intent, decision)
+
+
+def _row(model: Model, replicas: tuple[Replica, ...]) -> ModelRow:
+    if not replicas:
+        state = Shown.FAILED if model.status.phase == "Failed" else Shown.STAGING
+        if model.spec.replicas == 0:
+            state = Shown.SLEEPING
+        return ModelRow(model, state, model.status.last_transition, replicas)
+    first = min(replicas, key=lambda replica: _RANK[replica.state])
+    return ModelRow(model, first.state, first.since or model.status.last_transition, replicas)
+
+
+def _kept(row: ModelRow, now: datetime) -> str:
+    """Why a serving model stays, as the end of a sentence."""
+    if row.pinned:
+        return "; it is pinned and never preempted"
+    start = row.since
+    if start is not None:
+        left = start + timedelta(seconds=row.model.spec.fairness.min_runtime) - now
+        if left.total_seconds() > 0:
+            return f"; protected {short_duration(left.total_seconds())} more (minRuntime)"
+    return ""
+
+
+def _without_time(decision: Decision) -> Decision:
+    """The moment of the next decision is told by ``next_step``."""
+    return Wait(decision.obstacles, None, decision.coming) if isinstance(decision, Wait) else decision
+
+
+def _node_of(pod: Mapping[str, Any]) -> str:
+    spec = pod.get("spec") or {}
+    selector = spec.get("nodeSelector") or {}
+    return str(spec.get("nodeName") or selector.get("kubernetes.io/hostname") or "")
+
+
+def _read(reader: Any, obj: Mapping[str, Any]) -> Any:
+    try:
+        return reader(obj)
+    except (KeyError, ValueError, TypeError):
+        return None
