@@ -1,0 +1,45 @@
+# Everything here installs what it needs into .venv first. Only Python 3.11 or newer and make are assumed.
+.PHONY: help demo up test test-real check bench lock clean
+
+PY := .venv/bin/python
+export PYTHONUNBUFFERED := 1
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+demo: ## six models on two simulated GPUs: wake, fill, preempt (then the live view, on a terminal)
+	@PYTHON="$(PYTHON)" ./scripts/install local
+	@$(PY) -m localcluster.demo
+
+up: ## the same parts on this machine's own GPUs, for use
+	@PYTHON="$(PYTHON)" ./scripts/install local
+	@.venv/bin/greenthread up
+
+test: ## all tests that need no program from elsewhere
+	@PYTHON="$(PYTHON)" ./scripts/install dev
+	$(PY) -m pytest -m "not real" $(ARGS)
+
+test-real: ## the tests on a real kube-apiserver and real vLLM (builds them once: 15 minutes, 6 GB)
+	@PYTHON="$(PYTHON)" ./scripts/install dev
+	$(PY) -m tests.testbeds.install
+	$(PY) -m pytest -m real $(ARGS)
+
+check: ## formatting, lint, types, and who imports whom
+	@PYTHON="$(PYTHON)" ./scripts/install dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/mypy localcluster tui
+	.venv/bin/lint-imports
+
+bench: ## the benchmarks
+	@PYTHON="$(PYTHON)" ./scripts/install dev
+	$(PY) -m benchmarks $(ARGS)
+
+lock: ## requirements.lock anew from pyproject.toml, at the newest versions
+	@PYTHON="$(PYTHON)" ./scripts/install dev
+	$$(command -v uv || echo .venv/bin/uv) pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+		--upgrade --no-header --quiet --output-file requirements.lock
+
+clean: ## remove .venv and what tools left
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
