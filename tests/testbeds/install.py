@@ -118,7 +118,7 @@ def _run(command: list[str], what: str, cwd: Path | None = None, env: dict[str, 
 def _locked(folder: Path) -> Iterator[Path]:
     """The folder, made if need be, held for this process alone; the lock goes when the process does."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
+    with open(folder.with_name(f"{folder.name}.lock"), "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
