@@ -29,6 +29,8 @@ ANNOTATION_REPORT = f"{GROUP}/report"
 ANNOTATION_SERVING_MEMORY = f"{GROUP}/serving-memory-per-gpu"
 #: On a pod of one machine: JSON {port name: allocated number}, written by the supervisor.
 ANNOTATION_PORTS = f"{GROUP}/ports"
+#: On a GPU: why its agent calls the device unusable, or its numbers stale.
+ANNOTATION_FAULT = f"{GROUP}/fault"
 #: On an Event: JSON of the wake's or sleep's record.
 ANNOTATION_RECORD = f"{GROUP}/record"
 

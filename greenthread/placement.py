@@ -62,7 +62,7 @@ def place(
         return Impossible("no node can be used: " + _listed(f"{node} {excluded[node]}" for node in nodes))
     healthy = [slot for slot in allowed if not slot.fault]
     fitting = [slot for slot in healthy if need is None or need <= slot.total]
-    windows = [window for window in _windows(fitting, size)]
+    windows = list(_windows(fitting, size))
     if not windows:
         return Impossible(_why(allowed, healthy, fitting, size, need, excluded))
     best = min(windows, key=lambda window: _cost(window, size))

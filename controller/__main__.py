@@ -1,0 +1,101 @@
+"""`python -m controller`: waits for the lead, then makes the cluster what the Models ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from contextlib import suppress
+
+from aiohttp import web
+
+from controller import operator
+from controller.core import Controller
+from controller.leader import Leader, LeadLost
+from controller.metrics import ControllerMetrics, serve
+from controller.settings import Settings, SettingsError
+from greenthread.clock import SystemClock
+from greenthread.kube.aio import AsyncClient
+from greenthread.kube.config import ClusterConfig, load_config
+from greenthread.kube.errors import ConfigError, KubeError
+
+log = logging.getLogger("controller")
+
+#: Seconds between two attempts to read the cluster at the start.
+RETRY = 2.0
+
+
+async def run(settings: Settings, config: ClusterConfig) -> int:
+    """Runs one replica; returns the process's exit status."""
+    metrics = ControllerMetrics()
+    runner: web.AppRunner | None = None
+    async with AsyncClient(config) as client:
+        leader = Leader(client, SystemClock(), settings.namespace, settings.lease_name, settings.identity)
+        try:
+            if settings.metrics_port is not None:
+                runner = await serve(settings.metrics_port, metrics.registry, lambda: "")
+            await leader.acquire()
+            metrics.leader.set(1)
+            return await _lead(settings, config, client, leader, metrics)
+        except OSError as error:
+            log.error("port %s for metrics cannot be used: %s", settings.metrics_port, error)
+            return 1
+        finally:
+            if runner is not None:
+                await runner.cleanup()
+
+
+async def _lead(
+    settings: Settings, config: ClusterConfig, client: AsyncClient, leader: Leader, metrics: ControllerMetrics
+) -> int:
+    keeping = asyncio.create_task(_keep(leader))
+    controller = Controller(client, settings, SystemClock(), metrics)
+    while True:
+        try:
+            await controller.prime()
+            break
+        except KubeError as error:
+            log.warning("the cluster cannot be read yet: %s", error)
+            await asyncio.sleep(RETRY)
+    # started before kopf, which at its end cancels every task that is younger than itself
+    working = asyncio.create_task(controller.run())
+    stop = asyncio.Event()
+    working.add_done_callback(lambda _: stop.set())
+    await operator.watch(controller, config, stop)
+    for task in (working, keeping):
+        task.cancel()
+    with suppress(asyncio.CancelledError):
+        await working
+    await leader.release()
+    return 0
+
+
+async def _keep(leader: Leader) -> None:
+    try:
+        await leader.keep()
+    except LeadLost as error:
+        # another may act already: no clean-up, not one request more
+        log.critical("the lead is lost, this process stops: %s", error)
+        logging.shutdown()
+        os._exit(1)
+
+
+def main() -> int:
+    logging.basicConfig(
+        level=os.environ.get("LOG_LEVEL", "INFO").upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        return asyncio.run(run(Settings.from_env(), load_config()))
+    except (SettingsError, ConfigError) as error:
+        print(f"controller: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

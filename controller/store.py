@@ -1,0 +1,189 @@
+"""What the controller knows of the cluster: its copy of the Models, their pods and Services, and the GPUs.
+
+Whatever brings the news (kopf's watches, full lists, answers to our own writes), nothing older replaces anything newer,
+and the Models that a change concerns are told to `on_change`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from controller.pods import PodView
+from greenthread.gpu import Gpu
+from greenthread.kube.core import ObjectList
+from greenthread.kube.resources import GPUS, MODELS, PODS, SERVICES, Key, Resource, is_newer, key_of, resource_version
+from greenthread.model import Model
+from greenthread.names import ANNOTATION_FAULT, LABEL_MODEL
+
+log = logging.getLogger(__name__)
+
+Object = dict[str, Any]
+
+#: Uids of deleted objects that are remembered, so that a list begun before does not bring them back.
+MOST_GONE = 10_000
+
+
+class Store:
+    def __init__(self, on_change: Callable[[Key], None]) -> None:
+        self._on_change = on_change
+        self._objects: dict[Resource, dict[Key, Object]] = {kind: {} for kind in (MODELS, PODS, GPUS, SERVICES)}
+        self._gone: OrderedDict[str, None] = OrderedDict()
+        self._models: dict[Key, Model] = {}
+        self._same_name: dict[str, set[Key]] = {}
+        self._pods: dict[Key, dict[Key, PodView]] = {}  # by the Model's key
+        self._gpus: dict[Key, Gpu] = {}
+        self._faults: dict[Key, str] = {}
+        #: Models without a place for a replica: every change of the GPUs concerns them.
+        self.unplaced: set[Key] = set()
+
+    # reading
+
+    def object(self, resource: Resource, key: Key) -> Object | None:
+        return self._objects[resource].get(key)
+
+    def model(self, key: Key) -> Model | None:
+        return self._models.get(key)
+
+    def models(self) -> Iterable[Model]:
+        return self._models.values()
+
+    def models_named(self, name: str) -> list[Model]:
+        """Models of that name in all namespaces that are not being deleted."""
+        found = (self._models.get(key) for key in self._same_name.get(name, ()))
+        return [model for model in found if model is not None and not model.deleting]
+
+    def pods_of(self, key: Key) -> list[PodView]:
+        return list(self._pods.get(key, {}).values())
+
+    def pods(self) -> Iterator[tuple[Key, PodView]]:
+        """Every pod with its Model's key."""
+        for key, pods in self._pods.items():
+            for pod in pods.values():
+                yield key, pod
+
+    def gpus(self) -> Iterable[Gpu]:
+        return self._gpus.values()
+
+    def fault(self, gpu: Gpu) -> str:
+        """Why the agent calls the device unusable, or ""."""
+        return self._faults.get((gpu.namespace, gpu.name), "")
+
+    # news
+
+    def put(self, resource: Resource, obj: Object) -> bool:
+        """Takes in an object unless something newer, or its end, is known; True if it was news."""
+        key, objects = key_of(obj), self._objects[resource]
+        old = objects.get(key)
+        if obj["metadata"].get("uid") in self._gone:
+            return False
+        if old is not None and not is_newer(resource_version(obj), resource_version(old)):
+            return False
+        obj["metadata"].pop("managedFields", None)  # half of an object's size, and nobody asks for it
+        objects[key] = obj
+        self._tell(resource, key, old, obj)
+        return True
+
+    def remove(self, resource: Resource, obj: Object) -> None:
+        """Takes in that this object (this uid) is no more."""
+        uid = obj["metadata"].get("uid", "")
+        self._gone[uid] = None
+        while len(self._gone) > MOST_GONE:
+            self._gone.popitem(last=False)
+        key = key_of(obj)
+        old = self._objects[resource].get(key)
+        if old is not None and old["metadata"].get("uid", "") == uid:
+            del self._objects[resource][key]
+            self._tell(resource, key, old, None)
+
+    def replace_all(self, resource: Resource, found: ObjectList) -> None:
+        """Takes in a full list: what is not in it, and is not newer than it, has vanished unnoticed."""
+        seen = {key_of(item) for item in found.items}
+        for key, old in list(self._objects[resource].items()):
+            # the answer to one of our own writes may be newer than the list
+            version = resource_version(old)
+            newer = version.isdecimal() and is_newer(version, found.resource_version)
+            if key not in seen and not newer:
+                self.remove(resource, old)
+        for item in found.items:
+            self.put(resource, item)
+
+    # whom it concerns
+
+    def _tell(self, resource: Resource, key: Key, old: Object | None, new: Object | None) -> None:
+        if resource is MODELS:
+            self._model_changed(key, new)
+        elif resource is PODS:
+            for obj in (old, new):
+                name = ((obj or {}).get("metadata", {}).get("labels") or {}).get(LABEL_MODEL)
+                if name:
+                    owner = (key[0], name)
+                    mine = self._pods.setdefault(owner, {})
+                    if new is None:
+                        mine.pop(key, None)
+                    else:
+                        mine[key] = PodView.from_object(new)
+                    if not mine:
+                        del self._pods[owner]
+                    self._on_change(owner)
+        elif resource is SERVICES:
+            self._on_change(key)
+        else:
+            self._gpu_changed(key, old, new)
+
+    def _model_changed(self, key: Key, new: Object | None) -> None:
+        if new is None:
+            self._models.pop(key, None)
+            self.unplaced.discard(key)
+            self._same_name.get(key[1], set()).discard(key)
+            if not self._same_name.get(key[1]):
+                self._same_name.pop(key[1], None)
+        else:
+            before = self._models.get(key)
+            try:
+                self._models[key] = Model.from_object(new)
+            except (KeyError, ValueError) as error:
+                log.error("model %s/%s is none that its CRD allows, and is left alone: %s", *key, error)
+                return
+            self._same_name.setdefault(key[1], set()).add(key)
+            if before is not None and before.deleting == self._models[key].deleting:
+                self._on_change(key)
+                return
+        # the short address may change hands
+        self._on_change(key)
+        for other in self._same_name.get(key[1], set()) - {key}:
+            self._on_change(other)
+
+    def _gpu_changed(self, key: Key, old: Object | None, new: Object | None) -> None:
+        before = self._gpus.get(key)
+        fault_before = self._faults.get(key, "")
+        if new is None:
+            self._gpus.pop(key, None)
+            self._faults.pop(key, None)
+        else:
+            self._gpus[key] = Gpu.from_object(new)
+            self._faults[key] = (new["metadata"].get("annotations") or {}).get(ANNOTATION_FAULT, "")
+        after = self._gpus.get(key)
+        entries_before, entries_after = _entries(before), _entries(after)
+        for entry in entries_before ^ entries_after:
+            self._on_change((entry[0], entry[1]))
+        if _device(before) != _device(after) or fault_before != self._faults.get(key, ""):
+            for waiting in self.unplaced:
+                self._on_change(waiting)
+            for namespace, name, *_ in entries_after:
+                self._on_change((namespace, name))
+
+
+def _entries(gpu: Gpu | None) -> set[tuple[Any, ...]]:
+    """What a Model's status says of a GPU; stats and times of use are none of it."""
+    if gpu is None:
+        return set()
+    occupants = {(o.pod.namespace, o.model, o.pod.name, o.state, o.reserved) for o in gpu.occupants}
+    waiting = {(i.pod.namespace, i.model, i.pod.name, "waits", i.requested) for i in gpu.intents}
+    return occupants | waiting
+
+
+def _device(gpu: Gpu | None) -> tuple[Any, ...]:
+    return () if gpu is None else (gpu.node, gpu.index, gpu.total)
