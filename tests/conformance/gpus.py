@@ -83,10 +83,11 @@ class Gpu:
 
     @property
     def status(self) -> Object:
-        return self.read()["status"]  # type: ignore[no-any-return]
+        status: Object = self.read()["status"]
+        return status
 
     def occupant(self, name: str) -> Object:
-        [found] = [entry for entry in self.status["occupants"] if entry["podName"] == name]
+        found: Object = self.status["occupants"][self.index(name)]
         return found
 
     def replace(self, status: Object) -> Answer:

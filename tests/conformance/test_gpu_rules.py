@@ -409,7 +409,7 @@ FOLLOWS = {
 
 
 @pytest.mark.parametrize(("old", "new"), list(itertools.product(State, State)), ids=str)
-def test_an_occupant_moves_only_between_states_that_follow_each_other(crd_api: Api, old: str, new: str) -> None:
+def test_an_occupant_moves_only_between_states_that_follow_each_other(crd_api: Api, old: State, new: State) -> None:
     held = {state: 0 if state == "sleeping" else 10 for state in State}
     gpu = Gpu(crd_api, device(occupant("a", old, held[old]), **({"wakeLock": lock("a")} if old == "waking" else {})))
     after = {"occupants": [occupant("a", new, held[new])], "wakeLock": lock("a") if new == "waking" else None}
