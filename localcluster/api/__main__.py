@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     logs = log_folder(given.log_dir) if given.log_dir else None
     kubeconfig = given.kubeconfig or given.state_dir / "kubeconfig"
     try:
-        return asyncio.run(serve(Api(store, token=token, logs=logs), given.port, kubeconfig, token))
+        return asyncio.run(serve(Api(store, token=token, logs=logs), given.state_dir, given.port, kubeconfig, token))
     finally:
         store.close()
 

@@ -1,11 +1,13 @@
 """The API on HTTP: aiohttp, on the loopback interface only."""
 
 import asyncio
+import base64
 import contextlib
+import errno
 import json
-import os
 import secrets
 import signal
+import ssl
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
+from .certificate import load_certificate, write_private
 from .core import BODY_LIMIT, Api
 from .errors import StatusError
 from .messages import Forward, Log, Request, Response, status_response
@@ -37,12 +40,12 @@ class Server:
         self._client: aiohttp.ClientSession | None = None
         self.port = 0
 
-    async def start(self, port: int = 0) -> int:
+    async def start(self, port: int = 0, tls: ssl.SSLContext | None = None) -> int:
         """Listens; returns the port. OSError if it is taken."""
         server = web.Server(self._answer, access_log=None)
         self._runner = web.ServerRunner(server, handle_signals=False)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", port, shutdown_timeout=1.0, backlog=1024)
+        site = web.TCPSite(self._runner, "127.0.0.1", port, ssl_context=tls, shutdown_timeout=1.0, backlog=1024)
         await site.start()
         self.port = self._runner.addresses[0][1]
         return self.port
@@ -214,18 +217,22 @@ def _tail_offset(path: Path, lines: int) -> int:
     return 0
 
 
-def write_kubeconfig(path: Path, port: int, token: str) -> None:
+def write_kubeconfig(path: Path, port: int, token: str, certificate: bytes) -> None:
     """Writes a kubeconfig (mode 0600) with the context `greenthread-local`."""
+    cluster = {
+        "server": f"https://127.0.0.1:{port}",
+        "certificate-authority-data": base64.b64encode(certificate).decode(),
+    }
     config = {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": CONTEXT, "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+        "clusters": [{"name": CONTEXT, "cluster": cluster}],
         "users": [{"name": CONTEXT, "user": {"token": token}}],
         "contexts": [{"name": CONTEXT, "context": {"cluster": CONTEXT, "user": CONTEXT, "namespace": "default"}}],
         "current-context": CONTEXT,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_private(path, json.dumps(config, indent=2) + "\n")
+    write_private(path, (json.dumps(config, indent=2) + "\n").encode())
 
 
 def load_token(path: Path) -> str:
@@ -235,38 +242,31 @@ def load_token(path: Path) -> str:
         if token:
             return token
     token = secrets.token_urlsafe(32)
-    _write_private(path, token + "\n")
+    write_private(path, (token + "\n").encode())
     return token
 
 
-def _write_private(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    temporary.replace(path)
-
-
-async def serve(api: Api, port: int, kubeconfig: Path, token: str) -> int:
-    """Runs until SIGINT or SIGTERM; returns the exit code."""
+async def serve(api: Api, folder: Path, port: int, kubeconfig: Path, token: str) -> int:
+    """Runs until SIGINT or SIGTERM; returns the exit code. `folder` keeps the certificate."""
     server = Server(api)
+    tls, certificate = load_certificate(folder, api.clock.now())
     try:
-        real = await server.start(port)
+        real = await server.start(port, tls)
     except OSError as error:
-        print(f"error: cannot listen on 127.0.0.1:{port}: {error.strerror}. Choose another --port, or 0 for any", file=sys.stderr)
+        why = "it is in use" if error.errno == errno.EADDRINUSE else error.strerror
+        print(f"error: cannot listen on 127.0.0.1:{port}: {why}. Choose another --port, or 0 for any", file=sys.stderr)
         return 1
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     try:
-        write_kubeconfig(kubeconfig, real, token)
+        write_kubeconfig(kubeconfig, real, token, certificate)
     except OSError as error:
         print(f"error: cannot write {kubeconfig}: {error.strerror}", file=sys.stderr)
         await server.stop()
         return 1
-    print(f"ready: http://127.0.0.1:{real} (kubeconfig {kubeconfig})", flush=True)
+    print(f"ready: https://127.0.0.1:{real} (kubeconfig {kubeconfig})", flush=True)
     await stop.wait()
     await server.stop()
     return 0
