@@ -282,6 +282,7 @@ class Claims:
         except (Conflict, Invalid) as error:
             self._on_conflict()
             await self._read(name)
+            log.info("claim on %s refused: %s", name, error)
             raise Refused(str(error)) from error
         self._put(name, written)
 

@@ -5,13 +5,14 @@ import re
 import urllib.parse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from decimal import Decimal, InvalidOperation, localcontext
 from functools import cache
 from typing import Any
 
 from cel_expr_python import cel
 from cel_expr_python.ext import ext_bindings, ext_math, ext_optional, ext_strings
+from google.protobuf import duration_pb2, timestamp_pb2
 
 from .errors import Cause, cause
 from .schema import Schema, correlate, regex, same
@@ -41,17 +42,22 @@ def escape(name: str) -> str:
     return name
 
 
-def _timestamp(text: str) -> datetime:
+def _timestamp(text: str) -> timestamp_pb2.Timestamp:
+    """The library takes times and durations as protobuf messages only."""
     if len(text) == 10:
         text += "T00:00:00Z"
-    return datetime.fromisoformat(text.upper().replace("Z", "+00:00")).astimezone(UTC)
+    message = timestamp_pb2.Timestamp()
+    message.FromDatetime(datetime.fromisoformat(text.upper().replace("Z", "+00:00")))
+    return message
 
 
-def _duration(text: str) -> timedelta:
+def _duration(text: str) -> duration_pb2.Duration:
     sign = -1 if text.startswith("-") else 1
-    return timedelta(
-        seconds=sign * sum(float(n) * _UNIT_SECONDS[unit] for n, unit in _GO_DURATION_PART.findall(text))
+    message = duration_pb2.Duration()
+    message.FromNanoseconds(
+        sign * round(sum(float(n) * _UNIT_SECONDS[unit] * 1e9 for n, unit in _GO_DURATION_PART.findall(text)))
     )
+    return message
 
 
 def _converter(schema: Schema, seen: dict[int, Any] | None = None) -> Callable[[Any], Any] | None:
