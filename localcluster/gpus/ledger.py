@@ -246,14 +246,17 @@ class Ledger:
             )
         raise OutOfMemoryError(_out_of_memory_text(index, size, total, held, me.pid))
 
-    def free(self, index: int, tag: str | None = None) -> None:
-        """Give back what this process holds on device `index` under `tag` (None: all of it)."""
+    def free(self, index: int, tag: str | None = None, keep: int = 0) -> None:
+        """Give back what this process holds on device `index` under `tag` (None: all of it), but for `keep` bytes."""
         me = process_id()
         with self._write() as connection:
-            connection.execute(
-                "DELETE FROM allocations WHERE device = ? AND pid = ? AND started = ? AND (? IS NULL OR tag = ?)",
-                (index, me.pid, me.started, tag, tag),
-            )
+            where = "device = ? AND pid = ? AND started = ? AND (? IS NULL OR tag = ?)"
+            values = (index, me.pid, me.started, tag, tag)
+            if keep > 0:
+                statement = f"UPDATE allocations SET bytes = min(bytes, ?) WHERE {where}"  # noqa: S608
+                connection.execute(statement, (keep, *values))
+            else:
+                connection.execute(f"DELETE FROM allocations WHERE {where}", values)  # noqa: S608
 
     def held_bytes(self, index: int, tag: str | None = None) -> int:
         """What this process holds on device `index` under `tag` (None: in all)."""
