@@ -6,17 +6,18 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conformance.crd_api import Api, manifests, send
+from tests.testbeds.embedded import EmbeddedApi
 from tests.testbeds.kube import RealApi
 from tests.testbeds.programs import Missing, skip_or_fail
 
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
-@pytest.fixture(scope="session")
-def crd_api() -> Iterator[Api]:
+@pytest.fixture(scope="session", params=["embedded", pytest.param("real", marks=pytest.mark.real)])
+def crd_api(request: pytest.FixtureRequest) -> Iterator[Api]:
     """An API server, as administrator, that has our CRDs and the namespace `greenthread-system`."""
     try:
-        api = RealApi()
+        api = RealApi() if request.param == "real" else EmbeddedApi()
     except Missing as missing:
         skip_or_fail(missing)
     with api:

@@ -3,24 +3,24 @@
     with RealApi() as api:
         api.kubectl("get", "namespaces")
 
-Ready in about 4 s. Everything it starts dies with the process that started it, however that one ends.
+Ready in about 3 s. Everything it starts dies with the process that started it, however that one ends.
 """
 
 from __future__ import annotations
 
-import http.client
 import json
 import secrets
 import shutil
 import signal
 import socket
-import ssl
 import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
+from tests.testbeds.admin import Admin
+from tests.testbeds.group import ProcessGroup
 from tests.testbeds.programs import Missing, need
 
 CONTEXT = "greenthread-real"
@@ -29,11 +29,8 @@ ETCD, APISERVER, CONTROLLER_MANAGER = "etcd", "kube-apiserver", "kube-controller
 #: For `RealApi(controllers=...)`: owner references and namespaces that are deleted, and nothing that needs kubelets.
 GARBAGE_COLLECTION = "garbage-collector-controller,namespace-controller"
 
-# Reads until the process at the other end of the pipe is gone, then ends its own process group: etcd and the others.
-_GUARD = "read -r _; kill -9 0"
 
-
-class RealApi:
+class RealApi(Admin):
     """A running API server with an administrator's token.
 
     `url`, `token`, `ca_file` and `kubeconfig` (a file with the context `greenthread-real`) say how to reach it; ports
@@ -45,19 +42,19 @@ class RealApi:
         """`controllers`: what kube-controller-manager runs (its flag `--controllers`); empty: it is not started."""
         programs = (ETCD, APISERVER, CONTROLLER_MANAGER) if controllers else (ETCD, APISERVER)
         self._programs = {name: need(name) for name in programs}
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self._guard: subprocess.Popen[bytes] | None = None
         self.folder = Path(tempfile.mkdtemp(prefix="greenthread-real-"))
-        etcd_port, peer_port, self.port = _free_ports(3)
-        self.url = f"https://127.0.0.1:{self.port}"
-        self.token = secrets.token_urlsafe(24)
-        self.ca_file = self.folder / "ca.crt"
-        self.kubeconfig = self.folder / "kubeconfig"
-        self._arguments = self._command_lines(etcd_port, peer_port, controllers)
-        self._write_files()
-        self._tls = ssl.create_default_context(cafile=str(self.ca_file))
+        _certificates(self.folder)
+        etcd_port, peer_port, port = _free_ports(3)
+        super().__init__(
+            f"https://127.0.0.1:{port}", secrets.token_urlsafe(24), self.folder / "kubeconfig", self.folder / "ca.crt"
+        )
+        _write_secret(self.folder / "tokens.csv", f'{self.token},admin,admin,"system:masters"\n')
+        _write_secret(self.kubeconfig, json.dumps(self._config(), indent=1))
+        self._arguments = self._command_lines(etcd_port, peer_port, port, controllers)
+        self._group: ProcessGroup | None = None
 
     def __enter__(self) -> Self:
+        self._group = ProcessGroup()
         try:
             for name in self._programs:
                 self.start(name, wait=False)
@@ -71,47 +68,34 @@ class RealApi:
         self.stop()
 
     def start(self, name: str, wait: bool = True) -> None:
-        """Starts one program (`ETCD`, `APISERVER`, `CONTROLLER_MANAGER`) that is not running; waits for a ready API."""
-        if self._guard is None:
-            self._guard = subprocess.Popen(["/bin/sh", "-c", _GUARD], stdin=subprocess.PIPE, process_group=0)
-        with open(self.folder / f"{name}.log", "ab") as log:
-            self._running[name] = subprocess.Popen(
-                [self._programs[name], *self._arguments[name]],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                process_group=self._guard.pid,
-            )
+        """Starts a program (`ETCD`, `APISERVER`, `CONTROLLER_MANAGER`) that is not running; waits for a ready API."""
+        assert self._group is not None, "use it as a context manager"
+        self._group.start(name, [str(self._programs[name]), *self._arguments[name]], self.folder / f"{name}.log")
         if wait:
             self.wait_ready()
 
     def kill(self, name: str) -> None:
         """Kills one program without warning (SIGKILL) and waits for its end."""
-        process = self._running.pop(name)
-        process.kill()
-        process.wait()
+        assert self._group is not None, "use it as a context manager"
+        self._group.kill(name)
 
     def signal(self, name: str, number: signal.Signals) -> None:
         """Sends a signal to one program, say SIGSTOP and later SIGCONT."""
-        self._running[name].send_signal(number)
+        assert self._group is not None, "use it as a context manager"
+        self._group.running[name].send_signal(number)
 
     def stop(self) -> None:
         """Ends everything and removes its folder; may be called twice."""
-        for name in reversed(list(self._running)):
-            self.kill(name)
-        if self._guard is not None:
-            self._guard.kill()
-            self._guard.wait()
-            if self._guard.stdin:
-                self._guard.stdin.close()
-            self._guard = None
+        if self._group is not None:
+            self._group.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def wait_ready(self, timeout: float = 60.0) -> None:
         """Until the API is ready and has its namespace `default`. RuntimeError, with the log's end, when it is not."""
+        assert self._group is not None, "use it as a context manager"
         deadline = time.monotonic() + timeout
-        while not (self._answers("/readyz") and self._answers("/api/v1/namespaces/default")):
-            for name, process in self._running.items():
+        while not (self.answers("/readyz") and self.answers("/api/v1/namespaces/default")):
+            for name, process in self._group.running.items():
                 if process.poll() is not None:
                     raise RuntimeError(f"{name} ended with status {process.returncode}:\n{self.log(name)}")
             if time.monotonic() > deadline:
@@ -123,37 +107,20 @@ class RealApi:
         file = self.folder / f"{name}.log"
         return "\n".join(file.read_text(errors="replace").splitlines()[-lines:]) if file.exists() else ""
 
-    def request(
-        self, method: str, path: str, body: Any = None, content_type: str = "application/json"
-    ) -> tuple[int, Any]:
-        """One request as administrator: status and the answer's JSON, or its text. OSError when out of reach."""
-        connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=self._tls, timeout=30)
-        try:
-            headers = {
-                "Authorization": f"Bearer {self.token}",
-                "Content-Type": content_type,
-                "Accept": "application/json",
-            }
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
-            answer = connection.getresponse()
-            text = answer.read()
-        finally:
-            connection.close()
-        is_json = answer.headers.get_content_type() == "application/json"
-        return answer.status, json.loads(text) if is_json else text.decode()
+    def _config(self) -> dict[str, object]:
+        """The kubeconfig."""
+        cluster = {"server": self.url, "certificate-authority": str(self.ca_file)}
+        context = {"cluster": CONTEXT, "user": CONTEXT, "namespace": "default"}
+        return {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": CONTEXT,
+            "clusters": [{"name": CONTEXT, "cluster": cluster}],
+            "users": [{"name": CONTEXT, "user": {"token": self.token}}],
+            "contexts": [{"name": CONTEXT, "context": context}],
+        }
 
-    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        """Runs kubectl as administrator: its standard output; CalledProcessError with `stderr` when it fails."""
-        command = [str(need("kubectl")), "--kubeconfig", str(self.kubeconfig), *arguments]
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, check=True, timeout=60).stdout
-
-    def _answers(self, path: str) -> bool:
-        try:
-            return self.request("GET", path)[0] == 200
-        except (OSError, http.client.HTTPException):
-            return False
-
-    def _command_lines(self, etcd_port: int, peer_port: int, controllers: str) -> dict[str, list[str]]:
+    def _command_lines(self, etcd_port: int, peer_port: int, port: int, controllers: str) -> dict[str, list[str]]:
         folder, etcd, peer = self.folder, f"http://127.0.0.1:{etcd_port}", f"http://127.0.0.1:{peer_port}"
         return {
             ETCD: [
@@ -171,7 +138,7 @@ class RealApi:
                 "--bind-address=127.0.0.1",
                 "--advertise-address=127.0.0.1",
                 "--endpoint-reconciler-type=none",
-                f"--secure-port={self.port}",
+                f"--secure-port={port}",
                 f"--tls-cert-file={folder / 'server.crt'}",
                 f"--tls-private-key-file={folder / 'server.key'}",
                 f"--client-ca-file={self.ca_file}",
@@ -184,7 +151,6 @@ class RealApi:
                 "--disable-admission-plugins=ServiceAccount",
                 "--allow-privileged=true",
                 "--profiling=false",
-                "--v=0",
             ],
             CONTROLLER_MANAGER: [
                 f"--kubeconfig={self.kubeconfig}",
@@ -193,43 +159,16 @@ class RealApi:
                 f"--root-ca-file={self.ca_file}",
                 "--leader-elect=false",
                 "--secure-port=0",
-                "--v=0",
             ],
         }
-
-    def _write_files(self) -> None:
-        """Certificates, the administrator's token and the kubeconfig."""
-        _certificates(self.folder)
-        _write_secret(self.folder / "tokens.csv", f'{self.token},admin,admin,"system:masters"\n')
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": CONTEXT,
-            "clusters": [
-                {"name": CONTEXT, "cluster": {"server": self.url, "certificate-authority": str(self.ca_file)}}
-            ],
-            "users": [{"name": CONTEXT, "user": {"token": self.token}}],
-            "contexts": [{"name": CONTEXT, "context": {"cluster": CONTEXT, "user": CONTEXT, "namespace": "default"}}],
-        }
-        _write_secret(self.kubeconfig, json.dumps(config, indent=1))
 
 
 def _certificates(folder: Path) -> None:
     """A fresh authority, a server certificate for loopback, and the key that signs service account tokens."""
     ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-days", "2"]
     authority = ["-subj", "/CN=greenthread-testbed", "-keyout", "ca.key", "-out", "ca.crt"]
-    server = [
-        "-subj",
-        "/CN=kube-apiserver",
-        "-keyout",
-        "server.key",
-        "-out",
-        "server.crt",
-        "-CA",
-        "ca.crt",
-        "-CAkey",
-        "ca.key",
-    ]
+    issuer = ["-CA", "ca.crt", "-CAkey", "ca.key"]
+    server = ["-subj", "/CN=kube-apiserver", "-keyout", "server.key", "-out", "server.crt", *issuer]
     extensions = [
         "subjectAltName=IP:127.0.0.1,DNS:localhost", "basicConstraints=critical,CA:FALSE",
         "keyUsage=critical,digitalSignature", "extendedKeyUsage=serverAuth",
@@ -243,9 +182,8 @@ def _certificates(folder: Path) -> None:
         try:
             done = subprocess.run(["openssl", *command], cwd=folder, capture_output=True, text=True)
         except FileNotFoundError:
-            raise Missing(
-                "openssl is not on the PATH. Install it (Debian, Ubuntu: `sudo apt-get install openssl`)."
-            ) from None
+            why = "openssl is not on the PATH; install it (Debian, Ubuntu: `apt-get install openssl`)."
+            raise Missing(why) from None
         if done.returncode:
             raise RuntimeError(f"openssl {command[0]} failed:\n{done.stderr}")
 
