@@ -1,0 +1,144 @@
+"""Prints what was read: objects as JSON, YAML or names; durations, sizes and states as people read them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import click
+
+from greenthread.clock import format_time
+from greenthread.fairness import CannotFit, Obstacle, Preempt, Wait
+from greenthread.kube.core import Object
+from greenthread.names import API_VERSION, GROUP
+from greenthread.snapshot import GpuRow, ModelRow, Shown, Snapshot, next_step, why
+from greenthread.units import short_bytes, short_duration
+from kubectl_greenthread.options import Session
+from kubectl_greenthread.terminal import Cell
+from kubectl_greenthread.write_yaml import write_yaml
+
+
+def print_data(output: str, value: Any) -> None:
+    """Plain data as JSON or YAML."""
+    click.echo(
+        json.dumps(value, indent=4, ensure_ascii=False) if output == "json" else write_yaml(value), nl=output == "json"
+    )
+
+
+def print_objects(output: str, models: Sequence[Object]) -> None:
+    """Models as kubectl prints them: one by itself, several as a List."""
+    if output == "name":
+        for model in models:
+            click.echo(f"model.{GROUP}/{model['metadata']['name']}")
+        return
+    shown = [{"apiVersion": API_VERSION, "kind": "Model"} | _without_managed_fields(model) for model in models]
+    whole = {"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": shown}
+    print_data(output, shown[0] if len(shown) == 1 else whole)
+
+
+def _without_managed_fields(obj: Object) -> Object:
+    metadata = {key: value for key, value in obj["metadata"].items() if key != "managedFields"}
+    return {**obj, "metadata": metadata}
+
+
+def warn(session: Session, texts: Sequence[str]) -> None:
+    """What could not be read, on stderr."""
+    for text in texts:
+        click.echo(f"warning: {session.terminal.clean(text)}", err=True)
+
+
+def state_cell(session: Session, state: Shown) -> Cell:
+    return Cell(f"{session.terminal.glyph(state)} {state}", str(state))
+
+
+def for_cell(since: datetime | None, now: datetime) -> Cell:
+    return Cell(short_duration((now - since).total_seconds()) if since else "-")
+
+
+def number_cell(number: int | None) -> Cell:
+    return Cell("-" if number is None else str(number), "dim" if not number else "")
+
+
+def bytes_cell(count: int) -> Cell:
+    return Cell(short_bytes(count) if count else "0", "" if count else "dim")
+
+
+def wake_cell(seconds: float | None) -> Cell:
+    return Cell("-" if seconds is None else short_duration(seconds))
+
+
+def note(row: ModelRow) -> str:
+    """The few words beside a row: pinned, what it waits for, what went wrong."""
+    notes = ["pinned"] if row.pinned else []
+    if row.state in (Shown.PENDING, Shown.CANNOT_FIT):
+        notes.append(_waits_for(row))
+    elif row.error:
+        notes.append(row.error)
+    if len(row.replicas) > 1:
+        serving = sum(replica.state is Shown.SERVING for replica in row.replicas)
+        notes.append(f"{len(row.replicas)} replicas, {serving} serving")
+    return ", ".join(notes)
+
+
+def _waits_for(row: ModelRow) -> str:
+    decision = next((replica.decision for replica in row.replicas if replica.decision is not None), None)
+    if not isinstance(decision, Wait | Preempt | CannotFit):
+        return "waits for memory"
+    blockers = [_blockers(obstacle) for obstacle in decision.obstacles]
+    text = ", ".join(dict.fromkeys(text for text in blockers if text)) or "memory"
+    return f"{'cannot fit' if isinstance(decision, CannotFit) else 'waits'} for {text}"
+
+
+def _blockers(obstacle: Obstacle) -> str:
+    if not obstacle.short and obstacle.lock_holder:
+        return f"{obstacle.lock_holder} (is waking)"
+    names = [f"{blocker.model} ({blocker.why})" for blocker in obstacle.blockers]
+    return ", ".join([*obstacle.older_models, *names])
+
+
+def next_text(row: ModelRow, snapshot: Snapshot) -> str:
+    """What happens next and when, as one clause; may be empty."""
+    moment, text = next_step(row, snapshot)
+    if moment is None or not text:
+        return text
+    left = (moment - snapshot.at).total_seconds()
+    return f"in {short_duration(left)} {text}" if left > 0 else f"now {text}"
+
+
+def model_data(row: ModelRow, snapshot: Snapshot) -> dict[str, Any]:
+    """A row for programs; bytes, seconds, RFC 3339 times; null: nobody reported it."""
+    return {
+        "namespace": row.namespace,
+        "name": row.name,
+        "state": str(row.state),
+        "since": format_time(row.since) if row.since else None,
+        "gpus": list(row.places),
+        "memoryBytes": row.vram,
+        "inFlight": row.in_flight,
+        "queued": row.queued,
+        "lastWakeSeconds": row.last_wake,
+        "pinned": row.pinned,
+        "why": why(row, snapshot),
+        "next": next_text(row, snapshot),
+    }
+
+
+def gpu_data(row: GpuRow) -> dict[str, Any]:
+    """A GPU for programs; bytes."""
+    gpu = row.gpu
+    return {
+        "name": gpu.name,
+        "node": gpu.node,
+        "index": gpu.index,
+        "product": gpu.product,
+        "totalMemoryBytes": gpu.total,
+        "foreignMemoryBytes": gpu.foreign,
+        "freeMemoryBytes": row.free,
+        "utilizationPercent": gpu.stats.utilization if gpu.stats else None,
+        "temperatureCelsius": gpu.stats.temperature if gpu.stats else None,
+        "powerWatts": gpu.stats.power if gpu.stats else None,
+        "occupants": [occupant.to_object() for occupant in gpu.occupants],
+        "waiting": [intent.to_object() for intent in row.waiting],
+    }

@@ -1,0 +1,186 @@
+"""`top`: who is on the GPUs, who waits, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from greenthread.gpu import Occupant, State
+from greenthread.names import GROUP
+from greenthread.snapshot import GpuRow, ModelRow, Shown, Snapshot, why
+from greenthread.units import GIB, short_bytes, short_duration
+from kubectl_greenthread import printing
+from kubectl_greenthread.options import Session, session_options
+from kubectl_greenthread.reading import read_all
+from kubectl_greenthread.terminal import Cell, Column
+
+BAR_WIDTHS = (10, 42)
+"""Cells of a memory bar, at least and at most; 30 where the width is not known."""
+WAITING_SHOWN = 5
+"""Waiting models that are explained under the table."""
+
+
+@click.command("top", short_help="Who is on the GPUs, who waits, and why.")
+@session_options(["json", "yaml", "wide", "name"], all_namespaces=True)
+def command(session: Session) -> None:
+    """Show each GPU's memory with who holds it, and each model with its state.
+
+    In a narrow terminal columns go in this order: FLAGS, LAST WAKE, IN-FLIGHT, QUEUE; TEMP, UTIL.
+    """
+    view = read_all(session)
+    snapshot = view.snapshot
+    if session.output in ("json", "yaml"):
+        data = {
+            "gpus": [printing.gpu_data(row) for row in snapshot.gpus],
+            "models": [printing.model_data(row, snapshot) for row in snapshot.models],
+        }
+        printing.print_data(session.output, data)
+    elif session.output == "name":
+        for row in snapshot.models:
+            click.echo(f"model.{GROUP}/{row.name}")
+    else:
+        sections = [gpu_lines(session, snapshot), model_lines(session, snapshot), waiting_lines(session, snapshot)]
+        text = "\n\n".join("\n".join(lines) for lines in sections if lines)
+        if text:
+            click.echo(text, color=session.terminal.color)
+        _say_what_is_empty(session, snapshot)
+    printing.warn(session, view.missing)
+
+
+def _say_what_is_empty(session: Session, snapshot: Snapshot) -> None:
+    if not snapshot.gpus:
+        click.echo("There are no GPUs: the node agent registers them, see that it runs on your GPU nodes.", err=True)
+    if not snapshot.models:
+        where = "any namespace" if session.all_namespaces else f"namespace {session.namespace}"
+        more = "" if session.all_namespaces else "; -A shows those of other namespaces"
+        click.echo(f"There are no models in {where}{more}.", err=True)
+
+
+def gpu_lines(session: Session, snapshot: Snapshot) -> list[str]:
+    """One line a GPU: bar, used of total, load, temperature, who waits first."""
+    if not snapshot.gpus:
+        return []
+    terminal, wide = session.terminal, session.output == "wide"
+    columns = [
+        Column("GPU"),
+        Column("MEMORY"),
+        Column("USED/TOTAL", right=True),
+        Column("UTIL", right=True, drop=2),
+        Column("TEMP", right=True, drop=1),
+        Column("WAITING", flexible=12),
+    ]
+    if wide:
+        columns += [Column("POWER", right=True, drop=3), Column("PRODUCT", drop=4)]
+    rows = []
+    for row in snapshot.gpus:
+        gpu, stats = row.gpu, row.gpu.stats
+        used = (gpu.reserved + gpu.foreign) / GIB
+        cells = [
+            Cell(f"{gpu.node}/{gpu.index}"),
+            Cell(""),
+            Cell(f"{used:.1f}/{short_bytes(gpu.total)}"),
+            Cell(f"{stats.utilization}%" if stats else "-"),
+            Cell(f"{stats.temperature}C" if stats else "-"),
+            _waiting_cell(row, snapshot),
+        ]
+        if wide:
+            cells += [Cell(f"{stats.power}W" if stats else "-"), Cell(gpu.product or "-")]
+        rows.append(cells)
+    width = 30
+    if terminal.width is not None:
+        # everything but the bar, with nothing dropped; the bar takes what is left
+        others = max(len(line) for line in type(terminal)(width=None).table(columns, rows)) - len("MEMORY")
+        width = min(max(terminal.width - others, BAR_WIDTHS[0]), BAR_WIDTHS[1])
+    # a table cuts by length, so the bar, which may hold colours, goes in afterwards
+    lines = terminal.table(columns, [[*row[:1], Cell(_PLACE * width), *row[2:]] for row in rows], session.headers)
+    head = len(lines) - len(rows)
+    bars = [terminal.bar(_parts(row), width) for row in snapshot.gpus]
+    return lines[:head] + [line.replace(_PLACE * width, bar) for line, bar in zip(lines[head:], bars, strict=True)]
+
+
+_PLACE = "@"
+"""Stands for a cell of the bar while the table is laid out; no name has it."""
+
+
+def _parts(row: GpuRow) -> list[tuple[float, str, str]]:
+    gpu = row.gpu
+    if not gpu.total:
+        return []
+    order = {State.SERVING: 0, State.DEACTIVATING: 1, State.WAKING: 2, State.CONVERTING: 3}
+
+    def place(occupant: Occupant) -> tuple[int, str]:
+        return (order.get(occupant.state, 9), occupant.model)
+
+    parts = []
+    for occupant in sorted(gpu.occupants, key=place):
+        if occupant.reserved:
+            kind = "coming" if occupant.state in (State.WAKING, State.CONVERTING) else "full"
+            parts.append((occupant.reserved / gpu.total, kind, str(occupant.state)))
+    return [*parts, (gpu.foreign / gpu.total, "other", "other")]
+
+
+def _waiting_cell(row: GpuRow, snapshot: Snapshot) -> Cell:
+    if not row.waiting:
+        return Cell("-", "dim")
+    first = row.waiting[0]
+    more = f" +{len(row.waiting) - 1}" if len(row.waiting) > 1 else ""
+    return Cell(f"{first.model} {short_duration((snapshot.at - first.since).total_seconds())}{more}", "pending")
+
+
+def model_lines(session: Session, snapshot: Snapshot) -> list[str]:
+    """One line a model."""
+    if not snapshot.models:
+        return []
+    wide = session.output == "wide"
+    columns = [Column("NAMESPACE")] if session.all_namespaces else []
+    columns += [
+        Column("MODEL", flexible=20),
+        Column("STATE"),
+        Column("FOR", right=True),
+        Column("GPU"),
+        Column("VRAM", right=True),
+        Column("IN-FLIGHT", right=True, drop=5),
+        Column("QUEUE", right=True, drop=6),
+        Column("LAST WAKE", right=True, drop=4),
+        Column("FLAGS", drop=3, flexible=10),
+    ]
+    if wide:
+        columns += [Column("PHASE", drop=2), Column("URL", drop=1)]
+    rows = [_model_cells(session, row, snapshot) for row in snapshot.models]
+    return session.terminal.table(columns, rows, session.headers)
+
+
+def _model_cells(session: Session, row: ModelRow, snapshot: Snapshot) -> Sequence[Cell]:
+    cells = [Cell(row.namespace)] if session.all_namespaces else []
+    cells += [
+        Cell(row.name),
+        printing.state_cell(session, row.state),
+        printing.for_cell(row.since, snapshot.at),
+        Cell(",".join(row.places) or "-"),
+        printing.bytes_cell(row.vram),
+        printing.number_cell(row.in_flight),
+        printing.number_cell(row.queued),
+        printing.wake_cell(row.last_wake),
+        Cell(printing.note(row)),
+    ]
+    if session.output == "wide":
+        cells += [Cell(row.model.status.phase), Cell(row.model.status.url or "-")]
+    return cells
+
+
+def waiting_lines(session: Session, snapshot: Snapshot) -> list[str]:
+    """Why each waiting model waits, and what happens next."""
+    if not session.headers:
+        return []
+    terminal = session.terminal
+    waiting = [row for row in snapshot.models if row.state in (Shown.PENDING, Shown.CANNOT_FIT)]
+    lines = []
+    for row in waiting[:WAITING_SHOWN]:
+        text, then = terminal.clean(why(row, snapshot)), terminal.clean(printing.next_text(row, snapshot))
+        lines.append(terminal.paint(row.name, str(row.state)) + text.removeprefix(row.name))
+        if then:
+            lines.append(terminal.paint(f"  next: {then}", "dim"))
+    if len(waiting) > WAITING_SHOWN:
+        lines.append(f"and {len(waiting) - WAITING_SHOWN} more models wait")
+    return lines

@@ -1,0 +1,168 @@
+"""`--wait`: follows models until what was asked for has happened, and says how it goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import click
+
+from greenthread.clock import SystemClock
+from greenthread.kube.core import Object
+from greenthread.kube.resources import EVENTS, GPUS, PODS
+from greenthread.names import LABEL_MODEL
+from greenthread.snapshot import ModelRow, Shown, Snapshot, build, why
+from greenthread.units import short_duration
+from kubectl_greenthread.failures import Failure, TimedOut
+from kubectl_greenthread.feed import Feed, Scope
+from kubectl_greenthread.options import Session
+from kubectl_greenthread.reading import Told, events_selector, told
+
+RECORD_AFTER = 2.0
+"""Seconds for which the sidecar's own account is awaited once the GPUs show the result."""
+AWAKE = (Shown.SERVING, Shown.WAKING, Shown.DEACTIVATING, Shown.CONVERTING)
+
+
+class Interrupted(Failure):
+    """The person has stopped waiting; what was asked for goes on."""
+
+    exit_code = 130
+
+
+@dataclass
+class Goal:
+    """What is awaited of one model: `verb` for people (`wake`), `done` on its row, and the Events that tell of it."""
+
+    name: str
+    verb: str
+    done: Callable[[ModelRow], bool]
+    succeeded: frozenset[str] = frozenset()
+    failed: frozenset[str] = frozenset()
+    outcome: str = ""
+    """How it ended, for people, if no Event tells."""
+    said: set[str] = field(default_factory=set)
+
+
+def woke(name: str) -> Goal:
+    return Goal(
+        name,
+        "wake",
+        lambda row: row.state is Shown.SERVING,
+        frozenset({"Woke"}),
+        frozenset({"WakeFailed", "BootFailed", "EngineDied"}),
+        f"woke {name}",
+    )
+
+
+def slept(name: str) -> Goal:
+    return Goal(
+        name,
+        "sleep",
+        lambda row: row.vram == 0 and row.state not in AWAKE,
+        frozenset({"Slept", "GaveWay", "Preempted"}),
+        frozenset({"EngineDied"}),
+        f"{name} sleeps",
+    )
+
+
+class Waiter:
+    """Starts to watch before the wish is written, so that nothing that follows is missed."""
+
+    def __init__(self, session: Session, models: Sequence[Object], goals: Sequence[Goal]) -> None:
+        self._session, self._models, self._goals = session, models, list(goals)
+        self._gpus = Scope(GPUS)
+        names = ",".join(sorted({goal.name for goal in goals}))
+        self._pods = Scope(PODS, session.namespace, label_selector=f"{LABEL_MODEL} in ({names})")
+        self._events = {
+            name: Scope(EVENTS, session.namespace, field_selector=events_selector(name))
+            for name in sorted({goal.name for goal in goals})
+        }
+        self._feed = Feed(session, [self._gpus, self._pods, *self._events.values()])
+        self._old = {
+            (scope, key, str(event.get("count")))
+            for scope in self._events.values()
+            for key, event in self._feed.objects[scope].items()
+        }
+        self._failure = ""
+
+    def finish(self, timeout: float) -> None:
+        """Returns when every goal is reached; TimedOut, Failure or Interrupted (Ctrl-C) say what became of it."""
+        deadline = time.monotonic() + timeout
+        with self._feed:
+            try:
+                while True:
+                    snapshot = self._snapshot()
+                    self._goals = [goal for goal in self._goals if not self._look(goal, snapshot)]
+                    if self._failure:
+                        raise Failure(self._failure)
+                    if not self._goals:
+                        return
+                    if not self._feed.next(deadline - time.monotonic()):
+                        raise self._too_late(self._snapshot(), timeout)
+            except KeyboardInterrupt:
+                what = ", ".join(f"{goal.name} still goes on to {goal.verb}" for goal in self._goals)
+                raise Interrupted(f"stopped waiting; {what}") from None
+
+    def _snapshot(self) -> Snapshot:
+        objects = self._feed.objects
+        return build(self._models, objects[self._gpus].values(), objects[self._pods].values(), SystemClock().now())
+
+    def _row(self, goal: Goal, snapshot: Snapshot) -> ModelRow:
+        return next(row for row in snapshot.models if row.name == goal.name)
+
+    def _news(self, goal: Goal) -> list[Told]:
+        scope = self._events[goal.name]
+        return [
+            told(event)
+            for key, event in self._feed.objects[scope].items()
+            if (scope, key, str(event.get("count"))) not in self._old
+        ]
+
+    def _look(self, goal: Goal, snapshot: Snapshot) -> bool:
+        """Says what is new; True when the goal is reached."""
+        row, news = self._row(goal, snapshot), self._news(goal)
+        failure = next((item for item in news if item.reason in goal.failed), None)
+        if failure is not None:
+            self._failure = f"{goal.name} did not {goal.verb}: {failure.message}"
+            return False
+        if goal.done(row):
+            self._say_outcome(goal)
+            return True
+        self._progress(goal, row, snapshot, news)
+        return False
+
+    def _progress(self, goal: Goal, row: ModelRow, snapshot: Snapshot, news: list[Told]) -> None:
+        lines = {f"{goal.name} {item.message}" for item in news if item.reason == "Preempting"}
+        if row.state in (*AWAKE, Shown.PENDING, Shown.CANNOT_FIT) and str(row.state) not in goal.said:
+            goal.said.add(str(row.state))
+            lines.add(why(row, snapshot))
+        if self._feed.trouble:
+            lines.add(f"{self._feed.trouble}; trying again")
+        for line in sorted(lines - goal.said):
+            goal.said.add(line)
+            click.echo(self._session.terminal.clean(line), err=True)
+
+    def _say_outcome(self, goal: Goal) -> None:
+        """The sidecar's account with its times, which comes a moment after the GPUs show the result."""
+        deadline = time.monotonic() + (RECORD_AFTER if goal.succeeded else 0.0)
+        while True:
+            account = next((item for item in self._news(goal) if item.reason in goal.succeeded), None)
+            if account is not None:
+                text = f"{goal.name} {account.message}"
+                if account.message.startswith("woke "):
+                    text = f"woke {goal.name}{account.message.removeprefix('woke')}"
+                break
+            if not self._feed.next(deadline - time.monotonic()):
+                text = goal.outcome
+                break
+        if not self._session.output:
+            click.echo(self._session.terminal.clean(text))
+
+    def _too_late(self, snapshot: Snapshot, timeout: float) -> TimedOut:
+        texts = [
+            f"{goal.name} did not {goal.verb} within {short_duration(timeout)}, and still may: "
+            f"{why(self._row(goal, snapshot), snapshot)}"
+            for goal in self._goals
+        ]
+        return TimedOut("; ".join(texts))
