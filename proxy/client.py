@@ -109,9 +109,6 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes of requests."""
         if self._closing:
-            self._window_bytes += len(data)
-            if self._window_bytes > self._settings.max_body_bytes:
-                self._transport.abort()
             return
         if self._body_open:
             data = self._read_body(data)
@@ -370,7 +367,6 @@ class ClientConnection(asyncio.Protocol):
         """Close, but read (and drop) for a while what the client still sends: else a reset would destroy the answer."""
         self._closing = True
         self._buffer = b""
-        self._window_bytes = 0
         self.resume_reading()
         self._deadline = self._server.loop.time() + self._settings.linger_timeout
         if not self._transport.is_closing():

@@ -111,6 +111,9 @@ class Exchange:
         """Route the request. `body` is what of its body has arrived."""
         self._pending = body
         self._pending_bytes = sum(map(len, body)) if body else 0
+        if self.request.path == "*":  # about the server, not a resource (RFC 9110 §9.3.7)
+            self.respond(Respond(204, [("Allow", "GET, HEAD, POST, OPTIONS")]))
+            return
         try:
             route = self._server.router.route(self.request)
         except Exception:
@@ -213,6 +216,7 @@ class Exchange:
             self._entered = gate
             self._connect()
         else:
+            self._hold_back()
             self._run(self._enter(gate))
 
     async def _enter(self, gate: Gate) -> None:
@@ -324,11 +328,14 @@ class Exchange:
         elif mode == _HOLD:
             self._pending.append(data)
             self._pending_bytes += len(data)
-            if self._pending_bytes >= self._server.settings.waiting_body_bytes:
-                self._client.pause_reading()
+            self._hold_back()
         elif mode == _COLLECT:
             self._pending.append(data)
             self._count_collected(len(data))
+
+    def _hold_back(self) -> None:
+        if not self.body_complete and self._pending_bytes >= self._server.settings.waiting_body_bytes:
+            self._client.pause_reading()
 
     def on_body_end(self) -> None:
         """The request is complete."""

@@ -43,17 +43,17 @@ class Client:
         if self._rest:
             parser.receive_data(self._rest)
             self._rest = b""
-        status, headers, body = 0, {}, b""
+        status, headers, body = 0, {}, bytearray()
         while True:
             try:
                 event = parser.next_event()
             except h11.RemoteProtocolError:
-                return Answer(status, headers, body, False)
+                return Answer(status, headers, bytes(body), False)
             if event is h11.NEED_DATA:
                 try:
-                    parser.receive_data(await self.reader.read(65536))
+                    parser.receive_data(await self.reader.read(1 << 20))
                 except ConnectionResetError:
-                    return Answer(status, headers, body, False)
+                    return Answer(status, headers, bytes(body), False)
             elif isinstance(event, h11.Response):
                 status = event.status_code
                 headers = {k.decode(): v.decode() for k, v in event.headers}
@@ -61,9 +61,9 @@ class Client:
                 body += bytes(event.data)
             elif isinstance(event, h11.EndOfMessage):
                 self._rest = parser.trailing_data[0]
-                return Answer(status, headers, body, True)
+                return Answer(status, headers, bytes(body), True)
             elif event is h11.PAUSED or isinstance(event, h11.ConnectionClosed):
-                return Answer(status, headers, body, False)
+                return Answer(status, headers, bytes(body), False)
 
     async def ask(self, data: bytes, method: str = "GET") -> Answer:
         await self.send(data)
@@ -189,7 +189,7 @@ class FakeGate:
 class Table:
     """POST and HEAD and GET of /v1/echo go to the upstream; /health is answered here; anything else is 404."""
 
-    def __init__(self, port: int, gate: Gate | None = None, **options: object) -> None:
+    def __init__(self, port: int | None, gate: Gate | None = None, **options: object) -> None:
         self.port = port
         self.gate = gate
         self.options = options
@@ -198,7 +198,8 @@ class Table:
     def route(self, request: RequestHead) -> Route:
         self.seen.append(request)
         if request.path in ("/v1/echo", "/v1/messages"):
-            return Forward(request.path, ("127.0.0.1", self.port), self.gate, **self.options)  # type: ignore[arg-type]
+            upstream = ("127.0.0.1", self.port) if self.port is not None else None
+            return Forward(request.path, upstream, self.gate, **self.options)  # type: ignore[arg-type]
         if request.path == "/health":
             return Respond.json({"status": "ok"})
         return Respond.error(request, 404, f"There is no {request.path} here.", "not_found")
@@ -248,6 +249,26 @@ async def rig(
             client.close()
         await server.stop(grace=1)
         listener.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop run until something that arrives over a socket has had its effect."""
+    while not condition():  # noqa: ASYNC110 (what is waited for has no event)
+        await asyncio.sleep(0)
+
+
+async def send_until_blocked(client: Client, total: int) -> int:
+    """Send up to `total` bytes until the other side has not taken any for a while; returns how many were written."""
+    sent = 0
+    while sent < total:
+        client.writer.write(b"x" * 65536)
+        sent += 65536
+        try:
+            async with asyncio.timeout(0.2):
+                await client.writer.drain()
+        except TimeoutError:
+            break
+    return sent
 
 
 def post(body: bytes = b'{"a":1}', path: str = "/v1/echo", extra: bytes = b"") -> bytes:
