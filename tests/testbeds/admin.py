@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import ssl
@@ -16,24 +17,27 @@ from tests.testbeds.programs import need
 class Admin:
     """An API server as its administrator sees it: by plain requests and by kubectl."""
 
-    def __init__(self, url: str, token: str, kubeconfig: Path, ca_file: Path | None = None) -> None:
-        self.url = url
-        self.token = token
+    def __init__(self, kubeconfig: Path) -> None:
+        """`kubeconfig`: the file that says how to reach it; with a token, and a CA as file or data."""
         self.kubeconfig = kubeconfig
-        self.ca_file = ca_file
-        self._tls = ssl.create_default_context(cafile=str(ca_file)) if ca_file else None
+        self.url = ""
+        self.token = ""
+        self._tls: ssl.SSLContext | None = None
+
+    def load(self) -> None:
+        """Reads the kubeconfig, which must be there now."""
+        config = json.loads(self.kubeconfig.read_text())
+        cluster = config["clusters"][0]["cluster"]
+        self.url = cluster["server"]
+        self.token = config["users"][0]["user"]["token"]
+        data = base64.b64decode(cluster.get("certificate-authority-data", "")).decode()
+        self._tls = ssl.create_default_context(cafile=cluster.get("certificate-authority"), cadata=data or None)
 
     def request(
         self, method: str, path: str, body: Any = None, content_type: str = "application/json"
     ) -> tuple[int, Any]:
         """One request: status and the answer's JSON, or its text. OSError when out of reach."""
-        address = urlsplit(self.url)
-        assert address.hostname
-        connection = (
-            http.client.HTTPSConnection(address.hostname, address.port, context=self._tls, timeout=30)
-            if self._tls
-            else http.client.HTTPConnection(address.hostname, address.port, timeout=30)
-        )
+        connection = http.client.HTTPSConnection(urlsplit(self.url).netloc, context=self._tls, timeout=30)
         try:
             headers = {"Authorization": f"Bearer {self.token}", "Accept": "application/json"}
             data = None if body is None else json.dumps(body)

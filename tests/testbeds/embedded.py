@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import tempfile
@@ -21,7 +20,7 @@ class EmbeddedApi(Admin):
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="greenthread-embedded-"))
-        super().__init__("", "", self.folder / "kubeconfig")
+        super().__init__(self.folder / "kubeconfig")
         self._group: ProcessGroup | None = None
 
     def __enter__(self) -> Self:
@@ -37,9 +36,7 @@ class EmbeddedApi(Admin):
         except BaseException:
             self.stop()
             raise
-        config = json.loads(self.kubeconfig.read_text())
-        self.url = config["clusters"][0]["cluster"]["server"]
-        self.token = config["users"][0]["user"]["token"]
+        self.load()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -43,13 +43,14 @@ class RealApi(Admin):
         programs = (ETCD, APISERVER, CONTROLLER_MANAGER) if controllers else (ETCD, APISERVER)
         self._programs = {name: need(name) for name in programs}
         self.folder = Path(tempfile.mkdtemp(prefix="greenthread-real-"))
+        super().__init__(self.folder / "kubeconfig")
+        self.ca_file = self.folder / "ca.crt"
         _certificates(self.folder)
         etcd_port, peer_port, port = _free_ports(3)
-        super().__init__(
-            f"https://127.0.0.1:{port}", secrets.token_urlsafe(24), self.folder / "kubeconfig", self.folder / "ca.crt"
-        )
-        _write_secret(self.folder / "tokens.csv", f'{self.token},admin,admin,"system:masters"\n')
-        _write_secret(self.kubeconfig, json.dumps(self._config(), indent=1))
+        token = secrets.token_urlsafe(24)
+        _write_secret(self.folder / "tokens.csv", f'{token},admin,admin,"system:masters"\n')
+        _write_secret(self.kubeconfig, json.dumps(self._config(port, token), indent=1))
+        self.load()
         self._arguments = self._command_lines(etcd_port, peer_port, port, controllers)
         self._group: ProcessGroup | None = None
 
@@ -107,16 +108,16 @@ class RealApi(Admin):
         file = self.folder / f"{name}.log"
         return "\n".join(file.read_text(errors="replace").splitlines()[-lines:]) if file.exists() else ""
 
-    def _config(self) -> dict[str, object]:
+    def _config(self, port: int, token: str) -> dict[str, object]:
         """The kubeconfig."""
-        cluster = {"server": self.url, "certificate-authority": str(self.ca_file)}
+        cluster = {"server": f"https://127.0.0.1:{port}", "certificate-authority": str(self.ca_file)}
         context = {"cluster": CONTEXT, "user": CONTEXT, "namespace": "default"}
         return {
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": CONTEXT,
             "clusters": [{"name": CONTEXT, "cluster": cluster}],
-            "users": [{"name": CONTEXT, "user": {"token": self.token}}],
+            "users": [{"name": CONTEXT, "user": {"token": token}}],
             "contexts": [{"name": CONTEXT, "context": context}],
         }
 
