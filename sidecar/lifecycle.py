@@ -187,8 +187,12 @@ class Lifecycle:
     async def _repair(self) -> None:
         """After a (re)start: the engine comes to rest, then occupant, lock and intents are made true."""
         await self._claims.synced()
-        while self._claims.missing() and not self._stopping:
-            self._trouble = f"no node agent has registered {', '.join(self._claims.missing())} yet"
+        while not self._stopping:
+            self._changed.clear()
+            missing = self._claims.missing()
+            if not missing:
+                break
+            self._trouble = f"no node agent has registered {', '.join(missing)} yet"
             await self._wait()
         self._trouble = ""
         rest = await self._engine.settle()

@@ -22,7 +22,7 @@ class InProcess:
     def __init__(self, api: Api, token: str | None = None) -> None:
         self._api = api
         self._authorization = {"authorization": f"Bearer {token}"} if token else {}
-        #: Requests made, by method and kind ("GET watch" for watches).
+        #: Requests made, by method and plural: "PATCH gpus"; "WATCH gpus" for watches.
         self.requests: dict[str, int] = {}
 
     @property
@@ -39,7 +39,7 @@ class InProcess:
         timeout: float,
     ) -> ClientResponse:
         await asyncio.sleep(0)
-        self._count(method)
+        self._count(method, path)
         answer = self._api.handle(Request(method, path, params, {**headers, **self._authorization}, body or b""))
         assert isinstance(answer, Response), "only plain requests are made by request()"
         return _plain(answer)
@@ -48,7 +48,7 @@ class InProcess:
         self, method: str, path: str, params: Mapping[str, str], headers: Mapping[str, str], timeout: float
     ) -> AsyncGenerator[bytes | ClientResponse, None]:
         await asyncio.sleep(0)
-        self._count(f"{method} watch")
+        self._count("WATCH", path)
         answer = self._api.handle(Request(method, path, params, {**headers, **self._authorization}))
         if not isinstance(answer, Watch):
             assert isinstance(answer, Response)
@@ -69,7 +69,10 @@ class InProcess:
     async def close(self) -> None:
         """Nothing is held."""
 
-    def _count(self, kind: str) -> None:
+    def _count(self, method: str, path: str) -> None:
+        parts = path.strip("/").split("/")
+        parts = parts[2:] if parts[0] == "api" else parts[3:]
+        kind = f"{method} {parts[2] if len(parts) > 2 and parts[0] == 'namespaces' else parts[0]}"
         self.requests[kind] = self.requests.get(kind, 0) + 1
 
 

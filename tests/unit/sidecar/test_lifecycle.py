@@ -64,8 +64,8 @@ async def test_a_wake_that_fits_costs_two_writes(world):
     assert await world.request("a", 0) == "ok"
     await asyncio.sleep(0.1)
     writes = {k: n - before.get(k, 0) for k, n in world.transport.requests.items()}
-    assert writes["PATCH"] == 2
-    assert writes["GET"] == 0
+    assert writes["PATCH gpus"] == 2
+    assert writes["GET gpus"] == 0
 
 
 @in_world
