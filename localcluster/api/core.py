@@ -46,7 +46,7 @@ from .messages import (
 from .patches import PatchError, PatchRefused, json_patch, merge, strategic_merge
 from .resources import ResourceType
 from .reviews import review
-from .schema import apply_defaults, prune, same, validate
+from .schema import apply_defaults, decode, prune, same, validate
 from .selectors import field_selector, label_selector
 from .storage import Key, Object, Store, Stored, dumps
 from .watches import Form, Watch
@@ -302,6 +302,10 @@ class Api:
         problems = [f'duplicate field "{key}"' for key in duplicates]
         version = f'{rt.kind} in version "{rt.version}"'
         unknown = metadata.shape(obj, version)
+        if rt.schema is not None and not rt.custom:
+            wrong = decode(rt.schema, obj)
+            if wrong is not None:
+                raise bad_request(f"{version} cannot be handled as a {rt.kind}: {wrong}")
         if rt.schema is not None:
             prune(rt.schema, obj, "", unknown, root=True)
         problems += [f'unknown field "{path}"' for path in unknown]
@@ -320,10 +324,10 @@ class Api:
         name = obj["metadata"].get("name", "")
         rule = rt.name_rule or metadata.dns_subdomain
         found = metadata.check(obj, None if old is not None else rule(name))
-        if rt.schema is not None:
+        if rt.schema is not None and rt.custom:
             wrong = validate(rt.schema, obj, "", old, root=True)
             found += wrong
-            if not wrong and rt.custom:
+            if not wrong:
                 found += cel.validate(rt.schema, obj, old)
         found += rt.check(obj, old)
         if found:

@@ -90,6 +90,8 @@ class Schema:
 
     def __init__(self) -> None:
         self.raw: Raw = {}
+        self.name = ""
+        """Of a built-in schema, e.g. `io.k8s.api.core.v1.PodSpec`."""
         self.type = ""
         self.nullable = False
         self.properties: dict[str, Schema] = {}
@@ -128,7 +130,11 @@ class Schema:
 
 
 def compile_schema(raw: Raw, refs: dict[str, Raw] | None = None) -> Schema:
-    """Compiles an OpenAPI v3 schema; `refs` are the `#/components/schemas/…` it may point to."""
+    """Compiles an OpenAPI v3 schema of a CRD, or, with `refs`, of a built-in kind.
+
+    `refs` are the `#/components/schemas/…` it may point to. What they require is not checked by schema: as in
+    kube-apiserver, `decode` checks the types of built-in kinds, and code checks the rest.
+    """
     done: dict[str, Schema] = {}
 
     def build(node: Raw, path: str) -> Schema:
@@ -142,10 +148,12 @@ def compile_schema(raw: Raw, refs: dict[str, Raw] | None = None) -> Schema:
             name = ref.rsplit("/", 1)[1]
             if "default" in extra:
                 schema = Schema()
+                schema.name = name
                 fill(schema, {**refs[name], "default": extra["default"]}, path)
                 return schema
             if name not in done:
                 done[name] = Schema()
+                done[name].name = name
                 fill(done[name], refs[name], path)
             return done[name]
         schema = Schema()
@@ -186,11 +194,67 @@ def compile_schema(raw: Raw, refs: dict[str, Raw] | None = None) -> Schema:
         if "default" in node:
             schema.default = node["default"]
             schema.default_raw = json.dumps(node["default"]).encode()
-        schema.checks = list(_checks(node))
+        if refs is None:
+            schema.checks = list(_checks(node))
+            return
+        schema.required, schema.list_type, schema.int_or_string = (), "atomic", False
+        if node.get("format") == "int-or-string" or schema.name.endswith("resource.Quantity"):
+            schema.type = ""
+        bare = not schema.properties and schema.additional is None and not schema.open
+        schema.preserve = bare and schema.type in ("", "object")
 
     root = build(raw, "openAPIV3Schema")
     _mark_defaults(root, {})
     return root
+
+
+_GO_TYPES = {"string": "string", "boolean": "bool", "integer": "int64", "number": "float64"}
+_JSON_TYPES = {str: "string", bool: "bool", int: "number", float: "number", dict: "object", list: "array"}
+
+
+def _go_type(schema: Schema) -> str:
+    if schema.type == "array" and schema.items is not None:
+        return "[]" + _go_type(schema.items)
+    if schema.name:
+        return ".".join(schema.name.split(".")[-2:])
+    if schema.additional is not None:
+        return "map[string]" + _go_type(schema.additional)
+    if schema.type == "integer" and schema.format:
+        return schema.format
+    return _GO_TYPES.get(schema.type, "map[string]interface {}")
+
+
+def decode(schema: Schema, value: Any, path: str = "", owner: str = "") -> str | None:
+    """Drops the nulls of a built-in object in place; says which field has the wrong type, or None if all is well."""
+    if isinstance(value, dict) and not schema.preserve and schema.type in ("object", ""):
+        for key in [key for key, item in value.items() if item is None]:
+            del value[key]
+        name = schema.name.rpartition(".")[2] or owner
+        for key, item in value.items():
+            child = schema.properties.get(key) or schema.additional
+            if child is not None:
+                problem = decode(child, item, f"{path}.{key}" if path else key, name)
+                if problem is not None:
+                    return problem
+        return None
+    if isinstance(value, list) and schema.type == "array":
+        for item in value:
+            problem = None if schema.items is None else decode(schema.items, item, path, owner)
+            if problem is not None:
+                return problem
+        return None
+    if schema.preserve or value is None:
+        return None
+    if not _type_fits(schema, value) or (schema.type == "integer" and isinstance(value, float)):
+        got = _JSON_TYPES[type(value)]
+        if got == "number":
+            got += f" {json.dumps(value)}" if schema.type == "integer" else ""
+        return f"json: cannot unmarshal {got} into Go struct field {owner}.{path} of type {_go_type(schema)}"
+    if isinstance(value, str) and schema.format in ("date-time", "byte") and not FORMATS[schema.format](value):
+        if schema.format == "byte":
+            return "illegal base64 data at input byte 0"
+        return f'parsing time {json.dumps(value)} as "2006-01-02T15:04:05Z07:00": cannot parse it'
+    return None
 
 
 def _mark_defaults(schema: Schema, seen: dict[int, bool]) -> bool:
