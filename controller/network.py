@@ -88,4 +88,3 @@ def _metadata(model: Model) -> Object:
         "labels": labels(model),
         "ownerReferences": [owner_reference(model)],
     }
-

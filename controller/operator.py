@@ -79,5 +79,3 @@ async def watch(controller: Controller, config: ClusterConfig, stop: asyncio.Eve
         clusterwide=True,
         stop_flag=stop,
     )
-
-

@@ -74,9 +74,7 @@ def _replicas(count: int) -> str:
     return "no replica is" if count == 0 else "1 replica is" if count == 1 else f"{count} replicas are"
 
 
-def known_memory(
-    pods: Sequence[PodView], hash8: str, in_status: int | None, status_is_current: bool
-) -> int | None:
+def known_memory(pods: Sequence[PodView], hash8: str, in_status: int | None, status_is_current: bool) -> int | None:
     """Bytes on each GPU that pods of template ``hash8`` are known to use, or None.
 
     What an older status says counts only if it speaks of the present spec and no pod of another template is there.

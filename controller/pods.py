@@ -228,7 +228,10 @@ def _engine_env(model: Model, settings: PodSettings) -> list[Object]:
     env = [
         _value("ENGINE_PORT", ENGINE_PORT),
         _value("RUN_DIR", RUN_DIR),
-        _field("POD_UID", "metadata.uid"),  # where there are no cgroups, the agent knows the engine's processes by it
+        # by these the agent knows whose process it is, where cgroups do not tell
+        _field("POD_UID", "metadata.uid"),
+        _field("POD_NAME", "metadata.name"),
+        _field("POD_NAMESPACE", "metadata.namespace"),
         _value("VLLM_SERVER_DEV_MODE", 1),
         _value("NVIDIA_VISIBLE_DEVICES", "all"),
         _value("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),

@@ -39,9 +39,7 @@ ROUTES_PAUSE = 600.0
 class Reconciler:
     """`reconcile(key)` does one step for one Model and is called again whenever something about it changed."""
 
-    def __init__(
-        self, client: AsyncClient, store: Store, settings: Settings, clock: Clock, recorder: Recorder
-    ) -> None:
+    def __init__(self, client: AsyncClient, store: Store, settings: Settings, clock: Clock, recorder: Recorder) -> None:
         self._client, self._store, self._settings = client, store, settings
         self._clock, self._recorder = clock, recorder
         self._nodes = Nodes(client)
@@ -369,5 +367,3 @@ class Reconciler:
     @staticmethod
     def _key(model: Model) -> Key:
         return (model.namespace, model.name)
-
-

@@ -63,9 +63,9 @@ class Settings:
         default = PodSettings()
         pods = PodSettings(
             namespace=namespace,
-            gateway_url=(
-                env.get("GREENTHREAD_GATEWAY_URL") or f"http://greenthread-apiserver.{namespace}.svc"
-            ).rstrip("/"),
+            gateway_url=(env.get("GREENTHREAD_GATEWAY_URL") or f"http://greenthread-apiserver.{namespace}.svc").rstrip(
+                "/"
+            ),
             vllm_image=env.get("GREENTHREAD_VLLM_IMAGE") or default.vllm_image,
             sidecar_image=env.get("GREENTHREAD_SIDECAR_IMAGE") or default.sidecar_image,
             models_path=env.get("GREENTHREAD_MODELS_PATH", "").rstrip("/"),

@@ -9,6 +9,8 @@ DEFAULT_NAMESPACE = "greenthread-system"
 
 LABEL_MODEL = f"{GROUP}/model"
 LABEL_ORDINAL = f"{GROUP}/ordinal"
+#: On a GPU: its node.
+LABEL_NODE = f"{GROUP}/node"
 LABEL_NAME = "app.kubernetes.io/name"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 POD_APP_NAME = "greenthread-model"

@@ -1,0 +1,83 @@
+"""What is left on a GPU by pods that are gone, and what of it may be taken away now. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from controller.agent.memory import unchanged_since
+from greenthread.gpu import Gpu, PodRef, State
+
+Object = dict[str, Any]
+
+
+class Life(Enum):
+    """Of a pod: its sidecar works, it does not just now, or there is no such pod any more."""
+
+    UP = "up"
+    DOWN = "down"
+    GONE = "gone"
+
+
+def sidecar_life(pod: Mapping[str, Any] | None, sidecar: str) -> Life:
+    """From the API's object; None is a pod that does not exist."""
+    if pod is None:
+        return Life.GONE
+    status = pod.get("status") or {}
+    running = any(
+        container.get("name") == sidecar and (container.get("state") or {}).get("running") is not None
+        for container in status.get("containerStatuses") or ()
+    )
+    return Life.UP if status.get("phase") == "Running" and running else Life.DOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaning:
+    """One write: a JSON patch on the condition of what was read, and what it does, for the log."""
+
+    patch: list[Object]
+    what: str
+
+
+def clean(gpu: Gpu, lives: Mapping[PodRef, Life], holders: Collection[PodRef]) -> Cleaning | None:
+    """What may be taken away now; None when there is nothing.
+
+    `lives`: of the pods that the GPU names; one that is missing counts as up. `holders`: pods with a process that
+    holds memory of this device. An entry is freed first and removed by a later write, as the GPU's own rules want it. A
+    sidecar that is down loses its intents and nothing else: its engine may be awake.
+    """
+    changes: list[Object] = []
+    done: list[str] = []
+
+    def gone(pod: PodRef) -> bool:
+        return lives.get(pod) is Life.GONE and pod not in holders
+
+    for index in reversed(range(len(gpu.intents))):
+        intent = gpu.intents[index]
+        if lives.get(intent.pod, Life.UP) is not Life.UP:
+            changes.append({"op": "remove", "path": f"/status/preemptionIntents/{index}"})
+            done.append(f"the intent of {intent.pod} ({_why(lives[intent.pod])})")
+    if gpu.wake_lock is not None and gone(gpu.wake_lock.holder):
+        changes.append({"op": "remove", "path": "/status/wakeLock"})
+        done.append(f"the wake lock of {gpu.wake_lock.holder} (its pod is gone)")
+    for index in reversed(range(len(gpu.occupants))):
+        occupant = gpu.occupants[index]
+        if not gone(occupant.pod):
+            continue
+        path = f"/status/occupants/{index}"
+        if occupant.state == State.SLEEPING and not occupant.reserved:
+            changes.append({"op": "remove", "path": path})
+            done.append(f"the entry of {occupant.pod} (its pod is gone)")
+        else:
+            changes.append({"op": "replace", "path": f"{path}/state", "value": str(State.SLEEPING)})
+            changes.append({"op": "add", "path": f"{path}/reservedMemoryBytes", "value": 0})
+            done.append(f"{occupant.reserved} bytes of {occupant.pod} (its pod is gone, and no process of it is left)")
+    if not changes:
+        return None
+    return Cleaning([unchanged_since(gpu.resource_version), *changes], "; ".join(done))
+
+
+def _why(life: Life) -> str:
+    return "its pod is gone" if life is Life.GONE else "its sidecar is down"
