@@ -72,7 +72,7 @@ class Sidecar:
             ("127.0.0.1", self.settings.engine_port),
             status=self.status,
             models=self.models,
-            state=lambda: (self.lifecycle.state, self.lifecycle.boot_ready),
+            state=lambda: (self.lifecycle.state, self.lifecycle.healthy),
         )
 
     async def run(self) -> None:

@@ -48,7 +48,7 @@ class FrontDoor:
         models: Callable[[], list[dict[str, Any]]],
         state: Callable[[], tuple[SidecarState, bool]],
     ) -> None:
-        """``engine``: its address. ``state``: the sidecar's state, and whether the boot is over."""
+        """``engine``: its address. ``state``: the sidecar's state, and whether it has booted once."""
         self._metrics, self._status, self._models, self._state = metrics, status, models, state
         self._forward = {path: Forward(path, upstream=engine, gate=door) for path in FORWARDED}
         self._local: dict[str, Callable[[RequestHead], Respond]] = {

@@ -89,6 +89,8 @@ class Lifecycle:
         self._died = ""
         #: An engine process is up and was measured; else it must boot.
         self.boot_ready = False
+        #: It was so once: a pod whose engine boots again after a crash is healthy, its clients wait.
+        self.healthy = False
         self._serving_memory = settings.serving_memory
         self._boot_wanted_at = clock.now()
         self._boot_not_before = 0.0
@@ -203,7 +205,7 @@ class Lifecycle:
         if rest is Rest.AWAKE and first is not None and serving and not self._stopping:
             self._serving_memory = first.reserved
             self._became_serving_at = first.became_serving_at or self._clock.now()
-            self.boot_ready = True
+            self.boot_ready = self.healthy = True
             await self._insist(self._claims.withdraw)
             self._enter(SidecarState.SERVING)
             self._door.open()
@@ -216,7 +218,7 @@ class Lifecycle:
         if rest is Rest.ABSENT:
             await self._engine.leftovers_gone()
         self._died = ""
-        self.boot_ready = rest is Rest.ASLEEP
+        self.boot_ready = self.healthy = rest is Rest.ASLEEP
         await self._insist(lambda: self._claims.release(self._entry(State.SLEEPING, 0)))
 
     async def _wanted(self) -> bool:
@@ -394,7 +396,7 @@ class Lifecycle:
             self._serving_memory = want.need
             log.warning("NVML does not show what the engine uses; its claim of %d bytes stands", want.need)
         self._remember_memory(self._serving_memory)
-        self.boot_ready = True
+        self.boot_ready = self.healthy = True
 
     async def _wake_failed(self, error: EngineError, record: Record) -> None:
         """The engine is killed, its memory released, and those who wait are told."""
