@@ -46,7 +46,7 @@ from .messages import (
 from .patches import PatchError, PatchRefused, json_patch, merge, strategic_merge
 from .resources import ResourceType
 from .reviews import review
-from .schema import apply_defaults, decode, prune, same, validate
+from .schema import apply_defaults, decode, drop_nulls, prune, same, validate
 from .selectors import field_selector, label_selector
 from .storage import Key, Object, Store, Stored, dumps
 from .watches import Form, Watch
@@ -315,6 +315,8 @@ class Api:
             raise bad_request(f"{version} cannot be handled as a {rt.kind}: strict decoding error: " + ", ".join(problems))
         if rt.schema is not None:
             apply_defaults(rt.schema, obj)
+            if rt.custom:
+                drop_nulls(rt.schema, obj)
         if problems and options.validation == "Warn":
             return {"Warning": ", ".join(f"299 - {json.dumps(problem)}" for problem in problems)}
         return {}

@@ -391,6 +391,20 @@ def apply_defaults(schema: Schema, value: Any) -> None:
                 apply_defaults(schema.items, item)
 
 
+def drop_nulls(schema: Schema, value: Any) -> None:
+    """Removes in place the nulls that no default replaced and that the schema does not allow."""
+    if isinstance(value, dict):
+        for key, item in list(value.items()):
+            child = schema.properties.get(key) or schema.additional
+            if child is not None and item is None and not child.nullable:
+                del value[key]
+            elif child is not None and isinstance(item, dict | list):
+                drop_nulls(child, item)
+    elif isinstance(value, list) and schema.items is not None:
+        for item in value:
+            drop_nulls(schema.items, item)
+
+
 def map_key(schema: Schema, item: Any) -> tuple[Any, ...]:
     """The key of an item of a list of type map."""
     if not isinstance(item, dict):
