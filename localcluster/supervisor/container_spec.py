@@ -33,7 +33,7 @@ class Command:
 
     argv: tuple[str, ...]
     env: dict[str, str]
-    cwd: str | None
+    cwd: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +135,11 @@ def resolve(
     words = [*command, *(container.get("args") or [])]
     if not words:
         raise Refused(f"image {image_name!r} has no entrypoint and the container names no command")
-    cwd = container.get("workingDir") or None
+    cwd = container.get("workingDir") or "/"
     return Command(
         argv=tuple(expand(word, own) for word in words),
         env=env,
-        cwd=mounts.get(cwd, cwd) if cwd else None,
+        cwd=mounts.get(cwd, cwd),
     )
 
 

@@ -48,6 +48,11 @@ class Log:
     def close(self) -> None:
         self._file.close()
 
+    def reopen(self) -> None:
+        """Go on where it was closed."""
+        if self._file.closed:
+            self._file = self.path.open("ab", buffering=0)
+
 
 def tail(path: Path, size: int = 2048, lines: int = 80) -> str:
     """The end of a log, bounded as Kubernetes bounds a termination message."""
