@@ -17,9 +17,10 @@ from tests.testbeds.programs import need
 class Admin:
     """An API server as its administrator sees it: by plain requests and by kubectl."""
 
-    def __init__(self, kubeconfig: Path) -> None:
-        """`kubeconfig`: the file that says how to reach it; with a token, and a CA as file or data."""
+    def __init__(self, kubeconfig: Path, ca_file: Path) -> None:
+        """`kubeconfig`: how to reach it, with a token; `ca_file`: its CA, taken from the kubeconfig where that holds it."""
         self.kubeconfig = kubeconfig
+        self.ca_file = ca_file
         self.url = ""
         self.token = ""
         self._tls: ssl.SSLContext | None = None
@@ -30,8 +31,9 @@ class Admin:
         cluster = config["clusters"][0]["cluster"]
         self.url = cluster["server"]
         self.token = config["users"][0]["user"]["token"]
-        data = base64.b64decode(cluster.get("certificate-authority-data", "")).decode()
-        self._tls = ssl.create_default_context(cafile=cluster.get("certificate-authority"), cadata=data or None)
+        if data := cluster.get("certificate-authority-data"):
+            self.ca_file.write_bytes(base64.b64decode(data))
+        self._tls = ssl.create_default_context(cafile=str(self.ca_file))
 
     def request(
         self, method: str, path: str, body: Any = None, content_type: str = "application/json"

@@ -1,4 +1,4 @@
-"""`python -m tests.testbeds.install kube vllm`: gets the real programs that the tests run against.
+"""`python -m tests.testbeds.install kube vllm`: gets the real programs that the tests run against (without names: all).
 
 Does only what is not done yet, and two runs at once wait for each other. README.md beside this file says what it costs.
 """
@@ -135,16 +135,15 @@ BEDS: dict[str, Callable[[], None]] = {"kube": install_kube, "vllm": install_vll
 
 
 def main(names: list[str]) -> int:
-    """Installs the named beds; the exit status.
+    """Installs the named beds, all when none is named; the exit status.
 
     A bed that cannot be had is told on stderr. With `CI=true` the status is then 1; elsewhere 0, since the tests that
     need it skip. 2 for an unknown name.
     """
-    unknown = [name for name in names if name not in BEDS]
-    if unknown or not names:
+    if [name for name in names if name not in BEDS]:
         print(f"usage: python -m tests.testbeds.install {' '.join(f'[{bed}]' for bed in BEDS)}", file=sys.stderr)
         return 2
-    for name in names:
+    for name in names or BEDS:
         started = time.monotonic()
         try:
             BEDS[name]()

@@ -43,8 +43,7 @@ class RealApi(Admin):
         programs = (ETCD, APISERVER, CONTROLLER_MANAGER) if controllers else (ETCD, APISERVER)
         self._programs = {name: need(name) for name in programs}
         self.folder = Path(tempfile.mkdtemp(prefix="greenthread-real-"))
-        super().__init__(self.folder / "kubeconfig")
-        self.ca_file = self.folder / "ca.crt"
+        super().__init__(self.folder / "kubeconfig", self.folder / "ca.crt")
         _certificates(self.folder)
         etcd_port, peer_port, port = _free_ports(3)
         token = secrets.token_urlsafe(24)
