@@ -80,6 +80,8 @@ def _is_there(place: str) -> bool:
 
 @click.group(
     cls=Verbs,
+    invoke_without_command=True,
+    subcommand_metavar="VERB [ARGUMENTS]",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=EXIT_CODES,
 )
@@ -88,6 +90,8 @@ def _is_there(place: str) -> bool:
 def cli(ctx: click.Context, /, **given: Any) -> None:
     """Language models that share GPUs: they sleep with zero GPU memory and wake on the first request."""
     set_defaults(ctx, given, list(VERBS))
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def program_name(argv0: str) -> str:

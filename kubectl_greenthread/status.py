@@ -65,10 +65,10 @@ def _head(session: Session, row: ModelRow, snapshot: Snapshot) -> list[str]:
     where = f" on {', '.join(row.places)}" if row.places else ""
     lines = [
         f"{terminal.paint(row.name, 'bold')}  {terminal.paint(state.text, state.style)}{since}{where}",
-        f"  why   {terminal.clean(why(row, snapshot))}",
+        *terminal.wrap(f"  why   {why(row, snapshot)}", " " * 8),
     ]
     then = printing.next_text(row, snapshot)
-    return [*lines, f"  next  {terminal.clean(then)}"] if then else lines
+    return [*lines, *terminal.wrap(f"  next  {then}", " " * 8)] if then else lines
 
 
 def _facts(session: Session, row: ModelRow) -> list[str]:

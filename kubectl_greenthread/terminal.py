@@ -89,22 +89,37 @@ class Terminal:
         return text[: max(width - 1, 0)] + mark if width > 0 else ""
 
     def table(self, columns: Sequence[Column], rows: Sequence[Sequence[Cell]], headers: bool = True) -> list[str]:
-        """The table's lines, fitted to the width: first flexible columns are cut, then columns are dropped."""
+        """The table's lines, fitted to the width."""
         rows = [[Cell(self.clean(cell.text), cell.style) for cell in row] for row in rows]
-        shown = [at for at, _ in enumerate(columns)]
-        widths = self._widths(columns, rows, shown, headers)
-        while widths is None:
-            droppable = [at for at in shown if columns[at].drop]
-            if not droppable:
-                widths = [self._natural(columns, rows, at, headers) for at in shown]
-                break
-            shown.remove(min(droppable, key=lambda at: columns[at].drop))
-            widths = self._widths(columns, rows, shown, headers)
+        shown, widths = self.fit(columns, rows, headers)
         lines = []
         if headers:
             lines.append([Cell(column.title, "bold") for column in columns])
         lines += [list(row) for row in rows]
         return [self._line(columns, line, shown, widths) for line in lines]
+
+    def fit(
+        self, columns: Sequence[Column], rows: Sequence[Sequence[Cell]], headers: bool = True
+    ) -> tuple[list[int], list[int]]:
+        """Which columns are shown, and their widths: first flexible columns are cut, then columns are dropped."""
+        shown = [at for at, _ in enumerate(columns)]
+        widths = self._widths(columns, rows, shown, headers)
+        while widths is None:
+            droppable = [at for at in shown if columns[at].drop]
+            if not droppable:
+                return shown, [self._natural(columns, rows, at, headers) for at in shown]
+            shown.remove(min(droppable, key=lambda at: columns[at].drop))
+            widths = self._widths(columns, rows, shown, headers)
+        return shown, widths
+
+    def wrap(self, text: str, indent: str = "") -> list[str]:
+        """Text in lines of the terminal's width; all but the first begin with `indent`."""
+        text = self.clean(text)
+        if self.width is None or len(text) <= self.width:
+            return [text]
+        import textwrap
+
+        return textwrap.wrap(text, max(self.width, 20), subsequent_indent=indent)
 
     def _natural(self, columns: Sequence[Column], rows: Sequence[Sequence[Cell]], at: int, headers: bool) -> int:
         cells = [len(row[at].text) for row in rows] + ([len(columns[at].title)] if headers else [])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import click
 
 from greenthread.gpu import Occupant, State
@@ -148,10 +146,15 @@ def model_lines(session: Session, snapshot: Snapshot) -> list[str]:
     if wide:
         columns += [Column("PHASE", drop=2), Column("URL", drop=1)]
     rows = [_model_cells(session, row, snapshot) for row in snapshot.models]
+    titles = [column.title for column in columns]
+    if titles.index("FLAGS") not in session.terminal.fit(columns, rows, session.headers)[0]:
+        star, at = (" ★" if session.terminal.unicode else " *"), titles.index("MODEL")
+        for row, cells in zip(snapshot.models, rows, strict=True):
+            cells[at] = Cell(row.name + star) if row.pinned else cells[at]
     return session.terminal.table(columns, rows, session.headers)
 
 
-def _model_cells(session: Session, row: ModelRow, snapshot: Snapshot) -> Sequence[Cell]:
+def _model_cells(session: Session, row: ModelRow, snapshot: Snapshot) -> list[Cell]:
     cells = [Cell(row.namespace)] if session.all_namespaces else []
     cells += [
         Cell(row.name),
@@ -177,10 +180,10 @@ def waiting_lines(session: Session, snapshot: Snapshot) -> list[str]:
     waiting = [row for row in snapshot.models if row.state in (Shown.PENDING, Shown.CANNOT_FIT)]
     lines = []
     for row in waiting[:WAITING_SHOWN]:
-        text, then = terminal.clean(why(row, snapshot)), terminal.clean(printing.next_text(row, snapshot))
-        lines.append(terminal.paint(row.name, str(row.state)) + text.removeprefix(row.name))
-        if then:
-            lines.append(terminal.paint(f"  next: {then}", "dim"))
+        first, *more = terminal.wrap(why(row, snapshot), "  ")
+        lines += [terminal.paint(row.name, str(row.state)) + first.removeprefix(row.name), *more]
+        if then := printing.next_text(row, snapshot):
+            lines += [terminal.paint(line, "dim") for line in terminal.wrap(f"  next: {then}", "  ")]
     if len(waiting) > WAITING_SHOWN:
         lines.append(f"and {len(waiting) - WAITING_SHOWN} more models wait")
     return lines

@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from typing import Any
 
 # text that no YAML reader takes for anything else; all other text is quoted
-_PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./@+-]*(?:[ =,;()][A-Za-z0-9_./@+()=,;-]+)*", re.ASCII)
-_WORDS = frozenset(["true", "false", "yes", "no", "on", "off", "null", "y", "n"])
-# a literal block keeps these lines as they are
-_BLOCK_LINE = re.compile(
-    r"(?:[^\s\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff][^\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]*)?"
+_PLAIN = re.compile(
+    r"[A-Za-z/](?:[A-Za-z0-9_./@+=,;()-]|:(?=[A-Za-z0-9/])| (?=[A-Za-z0-9_./@+=,;()-]))*"
+    r"|[0-9]+(?:ms|s|m|h|Ki|Mi|Gi|Ti)",
+    re.ASCII,
 )
+_WORDS = frozenset(["true", "false", "yes", "no", "on", "off", "null", "y", "n"])
+_UNPRINTABLE = "\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff"
+_ESCAPED = re.compile(f"[{_UNPRINTABLE}]")
+# a literal block keeps these lines as they are
+_BLOCK_LINE = re.compile(rf"(?:[^\s{_UNPRINTABLE}][^{_UNPRINTABLE}]*)?")
 
 
 def write_yaml(value: Any) -> str:
@@ -63,7 +67,7 @@ def _scalar(value: Any) -> str:
     if isinstance(value, str):
         if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
             return value
-        return json.dumps(value)
+        return _ESCAPED.sub(lambda found: f"\\u{ord(found.group()):04x}", json.dumps(value, ensure_ascii=False))
     if isinstance(value, dict):
         return "{}"
     if isinstance(value, list | tuple):
