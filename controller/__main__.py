@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import sys
-from contextlib import suppress
 
 from aiohttp import web
 
@@ -24,6 +23,8 @@ log = logging.getLogger("controller")
 
 #: Seconds between two attempts to read the cluster at the start.
 RETRY = 2.0
+#: Seconds that kopf gets to close its watches.
+STOP = 3.0
 
 
 async def run(settings: Settings, config: ClusterConfig) -> int:
@@ -58,17 +59,26 @@ async def _lead(
         except KubeError as error:
             log.warning("the cluster cannot be read yet: %s", error)
             await asyncio.sleep(RETRY)
-    # started before kopf, which at its end cancels every task that is younger than itself
-    working = asyncio.create_task(controller.run())
     stop = asyncio.Event()
-    working.add_done_callback(lambda _: stop.set())
-    await operator.watch(controller, config, stop)
-    for task in (working, keeping):
+    # before kopf, which at its end cancels every task that is younger than itself
+    tasks = {
+        asyncio.create_task(controller.run(), name="reconciling"),
+        asyncio.create_task(stop.wait(), name="stop"),
+    }
+    working = tasks | {asyncio.create_task(operator.watch(controller, config, stop), name="watching")}
+    done, _ = await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
+    # nothing is written once this has ended: kopf only reads
+    for task in tasks - done:
         task.cancel()
-    with suppress(asyncio.CancelledError):
-        await working
+    await asyncio.wait(tasks)
+    keeping.cancel()
     await leader.release()
-    return 0
+    stop.set()
+    await asyncio.wait(working, timeout=STOP)
+    failed = [task for task in done if task.get_name() != "stop"]
+    for task in failed:
+        log.error("%s has ended", task.get_name(), exc_info=None if task.cancelled() else task.exception())
+    return 1 if failed else 0
 
 
 async def _keep(leader: Leader) -> None:

@@ -66,7 +66,11 @@ class Leader:
             if self.holder and self.holder != waiting_for:
                 waiting_for = self.holder
                 log.info("%s leads; this replica waits", waiting_for)
-            await asyncio.sleep(self.timing.retry_period * self._rng.uniform(1.0, 1.2))
+            pause = self.timing.retry_period * self._rng.uniform(1.0, 1.2)
+            if self.holder:  # not a moment later than the lease allows
+                left = self._ends_at() - asyncio.get_running_loop().time()
+                pause = min(pause, max(left, 0.05))
+            await asyncio.sleep(pause)
         self.leading = True
         log.info("this replica (%s) leads", self._identity)
 
@@ -128,11 +132,12 @@ class Leader:
             self._seen, self._seen_at = seen, asyncio.get_running_loop().time()
 
     def _expired(self) -> bool:
-        if not self.holder:
-            return True
+        return not self.holder or asyncio.get_running_loop().time() >= self._ends_at()
+
+    def _ends_at(self) -> float:
+        """The loop's time at which the lease, as last seen, ends."""
         spec = (self._lease or {}).get("spec", {})
-        duration = float(spec.get("leaseDurationSeconds") or self.timing.lease_duration)
-        return asyncio.get_running_loop().time() >= self._seen_at + duration
+        return self._seen_at + float(spec.get("leaseDurationSeconds") or self.timing.lease_duration)
 
     def _claimed(self, lease: Object) -> Object:
         spec = lease.get("spec") or {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from typing import Any
 
 import kopf
@@ -72,10 +73,15 @@ def connection(config: ClusterConfig) -> kopf.ConnectionInfo:
 async def watch(controller: Controller, config: ClusterConfig, stop: asyncio.Event) -> None:
     """Feeds the controller until `stop` is set."""
     registry, settings = build(controller, config)
-    await kopf.operator(
+    others = asyncio.all_tasks()
+    tasks = await kopf.spawn_tasks(
         registry=registry,
         settings=settings,
         standalone=True,
         clusterwide=True,
         stop_flag=stop,
     )
+    # kopf's own handlers would end kopf before our work has ended, and do not survive a second signal
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await kopf.run_tasks(tasks, ignored=others)
