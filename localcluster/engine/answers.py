@@ -23,6 +23,7 @@ _SENTENCES = (
 )
 _THOUGHT = "The user asks something. I look at the words, find what they are about, and answer briefly. "
 GARBAGE = "!"
+_VECTOR_WORDS = 64
 
 
 @dataclass(slots=True)
@@ -119,7 +120,8 @@ def garble(found: Answer) -> Answer:
 def vector(text: str, dimensions: int) -> list[float]:
     """A direction of length 1 that depends on the words: texts that share words point alike."""
     total = [0.0] * dimensions
-    for word in re.findall(r"\w+", text.lower()) or [text]:
+    words = dict.fromkeys(re.findall(r"\w+", text.lower()) or [text])
+    for word in list(words)[:_VECTOR_WORDS]:
         seed = hashlib.shake_128(word.encode(errors="replace")).digest(dimensions * 2)
         for place in range(dimensions):
             total[place] += (seed[2 * place] * 256 + seed[2 * place + 1]) / 32767.5 - 1

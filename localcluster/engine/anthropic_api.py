@@ -83,7 +83,7 @@ async def _stream_events(
     engine: Engine, request: Request, name: str, prompt_tokens: int, answers: list[Answer]
 ) -> AsyncGenerator[bytes, None]:
     async with serving.working(engine, request, prompt_tokens) as work:
-        started = {
+        started: Body = {
             "id": serving.new_id("chatcmpl-"),
             "type": "message",
             "role": "assistant",

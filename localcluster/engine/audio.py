@@ -135,13 +135,14 @@ def _seconds(file: bytes) -> float:
     """How long the recording is; of other formats than WAV at 16 KB a second."""
     try:
         with wave.open(io.BytesIO(file)) as sound:
-            return sound.getnframes() / (sound.getframerate() or 1)
+            return float(sound.getnframes() / (sound.getframerate() or 1))
     except (wave.Error, EOFError):
         return len(file) / 16_000
 
 
 def _subtitles(text: str, seconds: float, wanted: str) -> bytes:
     mark = "." if wanted == "vtt" else ","
-    end = f"{int(seconds) // 3600:02d}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}{mark}{int(seconds % 1 * 1000):03d}"
+    whole, millis = int(seconds), int(seconds % 1 * 1000)
+    end = f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}{mark}{millis:03d}"
     cue = f"00:00:00{mark}000 --> {end}\n{text}\n"
     return (f"WEBVTT\n\n{cue}" if wanted == "vtt" else f"1\n{cue}").encode()

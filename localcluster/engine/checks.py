@@ -109,12 +109,13 @@ def choices(body: Body) -> int:
 
 def limits(body: Body, asked: int | None, prompt_tokens: int, max_model_len: int) -> Limits:
     """How long the answer may be, by what was asked and by what the context leaves."""
+    longest = f"This model's maximum context length is {max_model_len} tokens. However, "
     if prompt_tokens >= max_model_len:
         least = max_model_len + 1
         raise ApiError(
-            f"This model's maximum context length is {max_model_len} tokens. However, your prompt contains at least {least} "
-            "input tokens, which exceeds this limit even without any output tokens. Please reduce the length of the input "
-            f"prompt. (parameter=input_tokens, value={least})",
+            f"{longest}your prompt contains at least {least} input tokens, which exceeds this limit even without any "
+            "output tokens. Please reduce the length of the input prompt. "
+            f"(parameter=input_tokens, value={least})",
             param="input_tokens",
         )
     if asked is not None and asked < 1:
@@ -123,16 +124,15 @@ def limits(body: Body, asked: int | None, prompt_tokens: int, max_model_len: int
         )
     if asked is not None and asked > max_model_len:
         raise ApiError(
-            f"max_tokens={asked} cannot be greater than max_model_len={max_model_len}. Please request fewer output tokens. "
-            f"(parameter=max_tokens, value={asked})",
+            f"max_tokens={asked} cannot be greater than max_model_len={max_model_len}. Please request fewer output "
+            f"tokens. (parameter=max_tokens, value={asked})",
             param="max_tokens",
         )
     if asked is not None and prompt_tokens + asked > max_model_len:
         raise ApiError(
-            f"This model's maximum context length is {max_model_len} tokens. However, you requested {asked} output tokens and "
-            f"your prompt contains {prompt_tokens} input tokens, for a total of {prompt_tokens + asked} tokens. Please reduce "
-            f"the length of the input prompt or the number of requested output tokens. (parameter=input_tokens, "
-            f"value={prompt_tokens})",
+            f"{longest}you requested {asked} output tokens and your prompt contains {prompt_tokens} input tokens, "
+            f"for a total of {prompt_tokens + asked} tokens. Please reduce the length of the input prompt or the "
+            f"number of requested output tokens. (parameter=input_tokens, value={prompt_tokens})",
             param="input_tokens",
         )
     stop = body.get("stop") or body.get("stop_sequences") or []

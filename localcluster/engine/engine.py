@@ -22,6 +22,7 @@ from localcluster.gpus.ledger import Ledger, OutOfMemoryError
 TAGS = frozenset({"weights", "kv_cache"})
 _LOAD_SECONDS = 0.1
 _PATIENCE_SECONDS = 0.1
+"""A longer wait for a token must end at once when the request is aborted."""
 
 T = TypeVar("T")
 
@@ -221,9 +222,8 @@ class Engine:
         due = loop.time() + settings.ttft_ms / 1000
         for step in steps:
             # Kept to the schedule, not to the sum of sleeps, so that a busy machine does not slow the model down.
-            while (left := due - loop.time()) > _PATIENCE_SECONDS and not work.aborted and not self.dead.is_set():
-                await asyncio.sleep(_PATIENCE_SECONDS)
-            await asyncio.sleep(0 if work.aborted else max(left, 0))
+            left = max(due - loop.time(), 0)
+            await (self.hold_up(work, left) if left > _PATIENCE_SECONDS else asyncio.sleep(left))
             due += settings.token_ms / 1000
             if self._frozen:
                 async with self._changed:

@@ -83,7 +83,7 @@ class ControlFaults:
         return {step: {"fault": fault.kind, "times": left} for step, (fault, left) in self._pending.items()}
 
     async def strike(self, step: str) -> None:
-        """Do what was ordered for this step: nothing, wait, never return, end the process, or raise SimulatedFailure."""
+        """Do what was ordered for this step: nothing, wait, never return, die, or raise SimulatedFailure."""
         if step not in self._pending:
             return
         fault, left = self._pending.pop(step)

@@ -1,8 +1,8 @@
 """A small HTTP/1.1 server on asyncio and httptools.
 
-Written for a quick start: six engines begin at once on a small machine, and importing a web framework would cost each of
-them a third of a second. One request at a time on a connection, keep-alive, bodies with a length or chunked. When the
-client leaves, the handler of its request is cancelled.
+Written for a quick start: six engines begin at once on a small machine, and importing a web framework would cost each
+of them a third of a second. One request at a time on a connection, keep-alive, bodies with a length or chunked. When
+the client leaves, the handler of its request is cancelled.
 """
 
 from __future__ import annotations
@@ -201,9 +201,9 @@ class Connection(asyncio.Protocol):
         self.transport.write(b"0\r\n\r\n")
 
     @property
-    def busy(self) -> bool:
-        """Whether a request is being answered."""
-        return self._task is not None
+    def answering(self) -> asyncio.Task[None] | None:
+        """The task that answers, while there is something to answer."""
+        return self._task
 
     def close_when_idle(self) -> None:
         """Close now if nothing is being answered."""

@@ -82,9 +82,9 @@ async def _run(engine: Engine) -> int:
 
 async def _drain(connections: set[Connection], seconds: float) -> None:
     """Wait for the answers that are under way, so long at most, and close the rest."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    while any(connection.busy for connection in connections) and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(0.02)
+    answering = [connection.answering for connection in connections if connection.answering is not None]
+    if answering:
+        await asyncio.wait(answering, timeout=seconds)
     for connection in list(connections):
         connection.transport.abort()
 

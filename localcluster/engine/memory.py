@@ -46,9 +46,9 @@ class GpuMemory:
             wanted = int(total * self._plan.utilization)
             if free < wanted:
                 raise NotEnoughMemory(
-                    f"Free memory on device cuda:{index} ({free / GIB:.2f}/{total / GIB:.2f} GiB) on startup is less than "
-                    f"desired GPU memory utilization ({self._plan.utilization}, {wanted / GIB:.2f} GiB). Decrease GPU "
-                    "memory utilization or reduce GPU memory used by other processes."
+                    f"Free memory on device cuda:{index} ({free / GIB:.2f}/{total / GIB:.2f} GiB) on startup is less "
+                    f"than desired GPU memory utilization ({self._plan.utilization}, {wanted / GIB:.2f} GiB). Decrease "
+                    "GPU memory utilization or reduce GPU memory used by other processes."
                 )
 
     async def copy_weights(self, bytes_per_second: float) -> None:

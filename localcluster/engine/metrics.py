@@ -174,16 +174,17 @@ class Metrics:
         """Everything, as Prometheus reads it."""
         labels = self._labels
         busy = 0.0 if sleep_state != "awake" else min(self.running / 256, 1.0)
-        lines = [
-            *_one("vllm:num_requests_running", "gauge", "Number of requests in model execution batches.", labels, self.running),
-            *_one("vllm:num_requests_waiting", "gauge", "Number of requests waiting to be processed.", labels, self.waiting),
-            *_one("vllm:kv_cache_usage_perc", "gauge", "KV-cache usage. 1 means 100 percent usage.", labels, busy),
-            *_one("vllm:num_preemptions_total", "counter", "Cumulative number of preemption from the engine.", labels, 0),
-            *_one("vllm:prompt_tokens_total", "counter", "Number of prefill tokens processed.", labels, self.prompt_tokens),
-            *_one(
-                "vllm:generation_tokens_total", "counter", "Number of generation tokens processed.", labels,
-                self.generation_tokens,
-            ),
+        lines = []
+        for name, kind, text, value in (
+            ("num_requests_running", "gauge", "Number of requests in model execution batches.", self.running),
+            ("num_requests_waiting", "gauge", "Number of requests waiting to be processed.", self.waiting),
+            ("kv_cache_usage_perc", "gauge", "KV-cache usage. 1 means 100 percent usage.", busy),
+            ("num_preemptions_total", "counter", "Cumulative number of preemption from the engine.", 0),
+            ("prompt_tokens_total", "counter", "Number of prefill tokens processed.", self.prompt_tokens),
+            ("generation_tokens_total", "counter", "Number of generation tokens processed.", self.generation_tokens),
+        ):
+            lines += [*_head(f"vllm:{name}", kind, text), f"vllm:{name}{{{labels}}} {float(value)}"]
+        lines += [
             *_head("vllm:engine_sleep_state", "gauge", "Engine sleep state: 1 for the state it is in."),
             *(
                 f'vllm:engine_sleep_state{{{labels},sleep_state="{state}"}} {float(state == sleep_state)}'
@@ -194,7 +195,7 @@ class Metrics:
                 f'vllm:request_success_total{{{labels},finished_reason="{reason}"}} {float(count)}'
                 for reason, count in self.finished.items()
             ),
-        ]  # fmt: skip
+        ]
         for name, (text, _) in _HISTOGRAMS.items():
             lines += [*_head(name, "histogram", text), *self._histograms[name].lines(name, labels)]
         name = "vllm:sleep_mode_operation_duration_seconds"
@@ -213,10 +214,6 @@ class Metrics:
 
 def _head(name: str, kind: str, text: str) -> list[str]:
     return [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
-
-
-def _one(name: str, kind: str, text: str, labels: str, value: float) -> list[str]:
-    return [*_head(name, kind, text), f"{name}{{{labels}}} {float(value)}"]
 
 
 def _resident_bytes() -> int:

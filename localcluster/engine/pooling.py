@@ -78,7 +78,7 @@ async def classify(engine: Engine, request: Request) -> Response:
     name, work = await _run(engine, request, body, texts)
     data: list[Body] = []
     for index, text in enumerate(texts):
-        first = (vector(text, 1)[0] + 3) / 4 if text else 0.5
+        first = round((vector(text, 16)[0] + 1) / 2, 6)
         probs = [first, 1 - first]
         label = _LABELS[probs.index(max(probs))]
         data.append({"index": index, "label": label, "probs": probs, "num_classes": 2})

@@ -99,7 +99,7 @@ def _opening(event: Any, kind: str, item_id: str, tool: str, place: int) -> list
         item["content"] = []
     added = event("response.output_item.added", item=item, output_index=place)
     if kind == "content":
-        part = {"annotations": [], "text": "", "type": "output_text", "logprobs": []}
+        part: Body = {"annotations": [], "text": "", "type": "output_text", "logprobs": []}
         return [added, event("response.content_part.added", part=part, **where)]
     if kind == "reasoning":
         return [added, event("response.reasoning_part.added", part={"text": "", "type": "reasoning_text"}, **where)]
@@ -140,7 +140,7 @@ def _item(kind: str, item_id: str, said: str, tool: str) -> Body:
         return {**item, "call_id": item_id.replace("fc_", "call_"), "name": tool, "arguments": said}
     if kind == "reasoning":
         return {**item, "summary": [], "content": [{"text": said, "type": "reasoning_text"}], "encrypted_content": None}
-    part = {"annotations": [], "text": said, "type": "output_text", "logprobs": None}
+    part: Body = {"annotations": [], "text": said, "type": "output_text", "logprobs": None}
     return {**item, "role": "assistant", "content": [part]}
 
 

@@ -69,7 +69,8 @@ async def models(engine: Engine, request: Request) -> Response:
     cards = [
         {
             "id": name, "object": "model", "created": now, "owned_by": "vllm", "root": arguments.model, "parent": None,
-            "max_model_len": arguments.max_model_len, "permission": [{"id": serving.new_id("modelperm-"), **permission}],
+            "max_model_len": arguments.max_model_len,
+            "permission": [{"id": serving.new_id("modelperm-"), **permission}],
         }
         for name in arguments.served_names
     ]  # fmt: skip
@@ -81,10 +82,11 @@ async def tokenize(engine: Engine, request: Request) -> Response:
     body = checks.json_body(request)
     serving.model_name(engine, body)
     if "messages" in body:
-        parts = [
-            f"<|im_start|>{message.get('role')}\n{chat.content_text(message.get('content'), 'body.messages')[0]}<|im_end|>\n"
+        said = [
+            (message.get("role"), chat.content_text(message.get("content"), "body.messages")[0])
             for message in checks.objects(body, "messages")
         ]
+        parts = [f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in said]
         text = "".join(parts) + ("" if body.get("add_generation_prompt") is False else "<|im_start|>assistant\n")
     else:
         text = checks.text(body, "prompt")
