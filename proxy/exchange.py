@@ -88,6 +88,7 @@ class Exchange:
         self._connection: UpstreamConnection | None = None
         self._entered: Gate | None = None
         self._task: asyncio.Task[None] | None = None
+        server.in_flight += 1
 
     @property
     def tag(self) -> Any:
@@ -310,6 +311,9 @@ class Exchange:
     def _remember(self, body: bytes) -> None:
         if self._replay is None:
             return
+        if self._collected:  # it is held anyway
+            self._replay = [body]
+            return
         self._replay_bytes += len(body)
         if self._replay_bytes > self._server.settings.replay_bytes:
             self._replay = None
@@ -454,7 +458,7 @@ class Exchange:
         if connection is not None:
             connection.abort()
         self._pending = self._replay or []
-        self._pending_bytes = self._replay_bytes
+        self._pending_bytes = sum(map(len, self._pending))
         self._replay = []
         self._replay_bytes = 0
         self._leave(Outcome.NOT_RUN)

@@ -47,6 +47,7 @@ class ProxyServer:
         self.settings = settings or Settings()
         self.counters = Counters()
         self.connections: set[ClientConnection] = set()
+        self.in_flight = 0
         self.collected_bytes = 0
         self.draining = False
         self.loop = asyncio.get_running_loop()
@@ -93,6 +94,7 @@ class ProxyServer:
 
     def finished(self, exchange: Exchange) -> None:
         """An exchange is over."""
+        self.in_flight -= 1
         self.counters.requests += 1
         if self._on_finish is not None:
             self._on_finish(exchange)
