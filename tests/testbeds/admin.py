@@ -18,7 +18,7 @@ class Admin:
     """An API server as its administrator sees it: by plain requests and by kubectl."""
 
     def __init__(self, kubeconfig: Path, ca_file: Path) -> None:
-        """`kubeconfig`: how to reach it, with a token; `ca_file`: its CA, taken from the kubeconfig where that holds it."""
+        """`kubeconfig` says how to reach it, with a token; a CA that it holds as data is written to `ca_file`."""
         self.kubeconfig = kubeconfig
         self.ca_file = ca_file
         self.url = ""

