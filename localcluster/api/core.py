@@ -22,6 +22,7 @@ from .errors import (
     StatusError,
     already_exists,
     bad_request,
+    cause,
     conflict,
     forbidden,
     gone,
@@ -54,6 +55,16 @@ from .watches import Form, Watch
 BODY_LIMIT = 3 * 1024 * 1024
 EVENT_LIFE = timedelta(hours=1)
 _SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
+_BLOCKING = ("FieldValueNotSupported", "FieldValueRequired", "FieldValueTooLong", "FieldValueTooMany",
+             "FieldValueTypeInvalid")  # fmt: skip
+"""After an error of these kinds the CEL rules are not evaluated."""
+_UNCHECKED = cause(
+    "FieldValueInvalid",
+    "<nil>",
+    "some validation rules were not checked because the object was invalid; correct the existing errors to complete "
+    "validation",
+    None,
+)
 Answer = Response | Watch | Log | Forward
 
 
@@ -294,7 +305,12 @@ class Api:
                 f"({rt.api_version})"
             )
         if kind and kind != rt.kind:
-            raise bad_request(f"the kind in the data ({kind}) does not match the expected kind ({rt.kind})")
+            if not rt.custom:
+                raise bad_request(f"the kind in the data ({kind}) does not match the expected kind ({rt.kind})")
+            name = (body.get("metadata") or {}).get("name", "") if isinstance(body.get("metadata"), dict) else ""
+            raise invalid(
+                rt.group, kind, str(name), [cause("FieldValueInvalid", "kind", f"must be {rt.kind}", kind)]
+            )
         body["apiVersion"], body["kind"] = rt.api_version, rt.kind
 
     def _tidy(self, rt: ResourceType, obj: Object, options: Options, duplicates: list[str]) -> dict[str, str]:
@@ -327,9 +343,10 @@ class Api:
         rule = rt.name_rule or metadata.dns_subdomain
         found = metadata.check(obj, None if old is not None else rule(name))
         if rt.schema is not None and rt.custom:
-            wrong = validate(rt.schema, obj, "", old, root=True)
-            found += wrong
-            if not wrong:
+            found += validate(rt.schema, obj, "", old, root=True)
+            if any(problem.kind in _BLOCKING for problem in found):
+                found.append(_UNCHECKED)
+            else:
                 found += cel.validate(rt.schema, obj, old)
         found += rt.check(obj, old)
         if found:
@@ -435,8 +452,8 @@ class Api:
         warning = self._tidy(rt, body, options, duplicates)
         if not body["metadata"].get("resourceVersion") and not rt.unconditional_update:
             raise invalid(
-                rt.group, rt.kind, key[1],
-                [metadata.cause("FieldValueInvalid", "metadata.resourceVersion", "must be specified for an update", 0)],
+                rt.group, rt.plural, key[1],
+                [cause("FieldValueInvalid", "metadata.resourceVersion", "must be specified for an update", 0)],
             )  # fmt: skip
         stored = self.update(rt, key, old, body, sub, options)
         return self._one(rt, request, stored, 200, warning)
@@ -536,7 +553,7 @@ class Api:
                 raise invalid(
                     rt.group, rt.kind, key[1],
                     [
-                        metadata.cause(
+                        cause(
                             "FieldValueForbidden", "metadata.finalizers",
                             "no new finalizers can be added if the object is being deleted, found new finalizers "
                             f"{json.dumps(sorted(new)).replace(', ', ' ')}".replace(",", ""),
@@ -610,7 +627,7 @@ class Api:
             raise invalid(
                 "meta.k8s.io", "DeleteOptions", "",
                 [
-                    metadata.cause(
+                    cause(
                         "FieldValueInvalid", "propagationPolicy",
                         'DeletionPropagation need to be one of "Foreground","Background","Orphan" or nil', policy,
                     )

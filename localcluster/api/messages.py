@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,26 +82,43 @@ def _refuse_constant(text: str) -> Any:
     raise ValueError(f"{text} is no JSON")
 
 
-def parse_json(body: bytes) -> tuple[Any, list[str]]:
-    """A JSON document and the keys that are twice in one object. StatusError 400 if it is malformed."""
-    duplicates: list[str] = []
+class _Doubled(dict[str, Any]):
+    """An object in which keys came twice."""
 
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        obj = dict(items)
-        if len(obj) != len(items):
-            seen = set()
-            for key, _ in items:
-                if key in seen:
-                    duplicates.append(key)
-                seen.add(key)
+    keys_twice: tuple[str, ...] = ()
+
+
+def _pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    obj = dict(items)
+    if len(obj) == len(items):
         return obj
+    doubled = _Doubled(obj)
+    names = [key for key, _ in items]
+    doubled.keys_twice = tuple(dict.fromkeys(key for key in names if names.count(key) > 1))
+    return doubled
 
-    options: dict[str, Any] = {"object_pairs_hook": pairs, "parse_constant": _refuse_constant}
+
+def _doubled(value: Any, path: str) -> Iterator[str]:
+    if isinstance(value, dict):
+        prefix = f"{path}." if path else ""
+        if isinstance(value, _Doubled):
+            yield from (prefix + key for key in value.keys_twice)
+        for key, item in value.items():
+            yield from _doubled(item, prefix + key)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _doubled(item, f"{path}[{index}]")
+
+
+def parse_json(body: bytes) -> tuple[Any, list[str]]:
+    """A JSON document and the paths of keys that are twice in one object. StatusError 400 if it is malformed."""
+    options: dict[str, Any] = {"object_pairs_hook": _pairs, "parse_constant": _refuse_constant}
     if _LONG_NUMBER.search(body):
         options["parse_int"] = _integer
     try:
         value = json.loads(body, **options)
-        if _SURROGATE.search(body):
+        duplicates = list(_doubled(value, ""))
+        if duplicates or _SURROGATE.search(body):
             value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
     except RecursionError:
         raise bad_request("the body is nested too deeply") from None

@@ -43,7 +43,7 @@ _VALUE_TEXT = (
 def dns_subdomain(name: str) -> str | None:
     """What is wrong with a name that must be a DNS subdomain; None if nothing."""
     if len(name) > 253:
-        return "must be no more than 253 bytes"
+        return "must be no more than 253 characters"
     return None if _SUBDOMAIN.match(name) else _SUBDOMAIN_TEXT
 
 
@@ -172,13 +172,13 @@ def check(obj: Object, name_problem: str | None) -> list[Cause]:
         if wrong := qualified_name(finalizer):
             found.append(cause("FieldValueInvalid", f"metadata.finalizers[{index}]", wrong, finalizer))
     controllers = 0
-    for index, owner in enumerate(metadata.get("ownerReferences", [])):
+    for owner in metadata.get("ownerReferences", []):
         for key in ("apiVersion", "kind", "name", "uid"):
             if not owner.get(key) or not isinstance(owner[key], str):
                 found.append(
                     cause(
                         "FieldValueInvalid",
-                        f"metadata.ownerReferences[{index}].{key}",
+                        f"metadata.ownerReferences.{key}",
                         f"{'version' if key == 'apiVersion' else key} must not be empty",
                         owner.get(key, ""),
                     )

@@ -66,15 +66,15 @@ def _apply(target: Any, operation: dict[str, Any]) -> Any:
     if op == "add":
         return _add(target, tokens, path, _copied(operation["value"]))
     if op == "replace":
-        if _find(target, tokens, path) is _ABSENT:
-            raise PatchRefused(f"replace operation does not apply: doc is missing key: {path}")
         if not tokens:
             return _copied(operation["value"])
         parent = _find(target, tokens[:-1], path)
         if isinstance(parent, list):
-            parent[int(tokens[-1])] = _copied(operation["value"])
-        else:
+            parent[_position(parent, tokens[-1], path, end=len(parent))] = _copied(operation["value"])
+        elif isinstance(parent, dict):  # kube-apiserver, too, lets replace add a key
             parent[tokens[-1]] = _copied(operation["value"])
+        else:
+            raise PatchRefused(f"{path}: its parent is no object or list")
         return target
     if op in ("move", "copy"):
         source = operation.get("from")

@@ -233,7 +233,8 @@ def decode(schema: Schema, value: Any, path: str = "", owner: str = "") -> str |
         for key, item in value.items():
             child = schema.properties.get(key) or schema.additional
             if child is not None:
-                problem = decode(child, item, f"{path}.{key}" if path else key, name)
+                here = f"{path}.{key}" if path else key
+                problem = decode(child, item, here if key in schema.properties else path, name)
                 if problem is not None:
                     return problem
         return None
