@@ -36,10 +36,15 @@ class Admin:
         self._tls = ssl.create_default_context(cafile=str(self.ca_file))
 
     def request(
-        self, method: str, path: str, body: Any = None, content_type: str = "application/json"
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        content_type: str = "application/json",
+        timeout: float = 30.0,
     ) -> tuple[int, Any]:
-        """One request: status and the answer's JSON, or its text. OSError when out of reach."""
-        connection = http.client.HTTPSConnection(urlsplit(self.url).netloc, context=self._tls, timeout=30)
+        """One request: status and the answer's JSON, or its text. OSError when out of reach; `timeout` in seconds."""
+        connection = http.client.HTTPSConnection(urlsplit(self.url).netloc, context=self._tls, timeout=timeout)
         try:
             headers = {"Authorization": f"Bearer {self.token}", "Accept": "application/json"}
             data = None if body is None else json.dumps(body)
@@ -57,8 +62,8 @@ class Admin:
         return subprocess.run(command, input=stdin, capture_output=True, text=True, check=True, timeout=60).stdout
 
     def answers(self, path: str) -> bool:
-        """Whether it answers 200 to a GET."""
+        """Whether it answers 200 to a GET within 2 s."""
         try:
-            return self.request("GET", path)[0] == 200
+            return self.request("GET", path, timeout=2.0)[0] == 200
         except (OSError, http.client.HTTPException):
             return False

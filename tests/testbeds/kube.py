@@ -94,13 +94,14 @@ class RealApi(Admin):
         """Until the API is ready and has its namespace `default`. RuntimeError, with the log's end, when it is not."""
         assert self._group is not None, "use it as a context manager"
         deadline = time.monotonic() + timeout
-        while not (self.answers("/readyz") and self.answers("/api/v1/namespaces/default")):
+        while time.monotonic() < deadline:
             for name, process in self._group.running.items():
                 if process.poll() is not None:
                     raise RuntimeError(f"{name} ended with status {process.returncode}:\n{self.log(name)}")
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"no Kubernetes API after {timeout:.0f} s:\n{self.log(APISERVER)}")
+            if self.answers("/readyz") and self.answers("/api/v1/namespaces/default"):
+                return
             time.sleep(0.05)
+        raise RuntimeError(f"no Kubernetes API after {timeout:.0f} s:\n{self.log(APISERVER)}")
 
     def log(self, name: str, lines: int = 20) -> str:
         """The last lines that a program wrote."""
