@@ -139,7 +139,7 @@ class Sidecar:
             "why": lifecycle.explain(),
             "error": lifecycle.error,
             "lastWakeSeconds": lifecycle.last_wake,
-            "records": [vars(record) for record in self.recorder.records],
+            "records": [record.to_object() for record in self.recorder.records],
         }
 
     def models(self) -> list[dict[str, Any]]:

@@ -10,23 +10,23 @@ import logging
 import math
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
-from enum import Enum
-from pathlib import Path
 
 from greenthread import fairness
 from greenthread.clock import Clock
 from greenthread.fairness import CannotFit, Decision, Fits, Preempt, Wait, Want
-from greenthread.gpu import Gpu, Intent, Occupant, State
+from greenthread.gpu import Occupant, State
 from greenthread.kube.errors import ApiError, Unreachable
 from greenthread.model import ModelSpec
 from sidecar.claims import Claims, Refused, entry
 from sidecar.door import Door
 from sidecar.engine import Engine, EngineError, Rest
 from sidecar.metrics import Metrics, SidecarState
+from sidecar.reasons import Reason, Serving, Why, reason_to_sleep
 from sidecar.records import Record, Recorder
 from sidecar.settings import Settings
+from sidecar.wants import Wants
 
 log = logging.getLogger(__name__)
 
@@ -34,34 +34,6 @@ log = logging.getLogger(__name__)
 _API_BACKOFF = (0.1, 5.0)
 #: Who serves writes its lastAccessed only when somebody waits, and at most this often (seconds).
 _TOUCH_EVERY = 1.0
-
-
-class Why(Enum):
-    """Why a serving model goes to sleep."""
-
-    IDLE = "idle"
-    YIELDED = "gave way"
-    PREEMPTED = "preempted"
-    ASKED = "asked to"
-    BOOTED = "booted, nobody asked for it yet"
-    STOPPED = "the pod goes away"
-    CRASHED = "the engine died"
-
-
-@dataclass(frozen=True)
-class Reason:
-    """A reason to sleep, and who needs the memory."""
-
-    why: Why
-    intent: Intent | None = None
-
-    @property
-    def text(self) -> str:
-        if self.why is Why.YIELDED and self.intent:
-            return f"idle and gave way to {self.intent.model}"
-        if self.why is Why.PREEMPTED and self.intent:
-            return f"preempted for {self.intent.model}"
-        return self.why.value
 
 
 class Lifecycle:
@@ -87,15 +59,9 @@ class Lifecycle:
         self._since = clock.now()
         self._stopping = False
         self._died = ""
-        #: An engine process is up and was measured; else it must boot.
-        self.boot_ready = False
-        #: It was so once: a pod whose engine boots again after a crash is healthy, its clients wait.
+        self._wants = Wants(settings, door, clock, self._rng)
+        #: Its engine has booted once: a pod whose engine boots again after a crash is healthy, its clients wait.
         self.healthy = False
-        self._serving_memory = settings.serving_memory
-        self._boot_wanted_at = clock.now()
-        self._boot_not_before = 0.0
-        self._boot_failures = 0
-        self._wished_wake: datetime | None = None
         self._wished_sleep: Why | None = None
         self._became_serving_at: datetime | None = None
         self._touched_at = 0.0
@@ -120,6 +86,11 @@ class Lifecycle:
         """When the current state began."""
         return self._since
 
+    @property
+    def boot_ready(self) -> bool:
+        """Whether the engine can be woken; else it must boot first."""
+        return self._wants.boot_ready
+
     def poke(self) -> None:
         """Something changed: decide again."""
         self._changed.set()
@@ -133,12 +104,12 @@ class Lifecycle:
     def wish_wake(self, at: datetime) -> None:
         """A person wants the model awake."""
         if self._state is not SidecarState.SERVING:
-            self._wished_wake = at
+            self._wants.wished_wake = at
             self.poke()
 
     def wish_sleep(self, preempt: bool) -> None:
         """A person wants it asleep, now; ``preempt``: so that another gets the memory."""
-        self._wished_wake = None
+        self._wants.wished_wake = None
         if self._state in (SidecarState.SERVING, SidecarState.WAKING):
             self._wished_sleep = Why.PREEMPTED if preempt else Why.ASKED
             self.poke()
@@ -146,7 +117,7 @@ class Lifecycle:
     def engine_died(self, text: str) -> None:
         """The engine process ended, whoever ended it."""
         self._died = text
-        self.boot_ready = False
+        self._wants.boot_ready = False
         self.poke()
 
     def stop(self) -> None:
@@ -159,6 +130,8 @@ class Lifecycle:
         """Why the model does not serve now, for a person."""
         if self._trouble:
             return self._trouble
+        if self._state is SidecarState.SERVING:
+            return "the model serves"
         if self._state is SidecarState.PENDING and self._decision is not None:
             return f"{self._settings.model} {fairness.explain(self._decision, self._clock.now())}"
         if self._state is SidecarState.DEACTIVATING:
@@ -199,26 +172,25 @@ class Lifecycle:
         self._trouble = ""
         rest = await self._engine.settle()
         mine = [gpu.occupant(self._claims.pod) for gpu in self._claims.gpus()]
-        self._serving_memory = self._remembered_memory() or self._serving_memory
         first = mine[0] if mine else None
         serving = all(occupant is not None and occupant.state is State.SERVING for occupant in mine)
         if rest is Rest.AWAKE and first is not None and serving and not self._stopping:
-            self._serving_memory = first.reserved
+            self._wants.serving_memory = first.reserved
             self._became_serving_at = first.became_serving_at or self._clock.now()
-            self.boot_ready = self.healthy = True
+            self._wants.boot_ready = self.healthy = True
             await self._insist(self._claims.withdraw)
             self._enter(SidecarState.SERVING)
             self._door.open()
             return
         if rest is Rest.AWAKE:  # without a whole claim
             rest = await self._rest_engine()
-        if rest is Rest.ASLEEP and self._serving_memory is None:
+        if rest is Rest.ASLEEP and self._wants.serving_memory is None:
             await self._engine.kill()
             rest = Rest.ABSENT
         if rest is Rest.ABSENT:
             await self._engine.leftovers_gone()
         self._died = ""
-        self.boot_ready = self.healthy = rest is Rest.ASLEEP
+        self._wants.boot_ready = self.healthy = rest is Rest.ASLEEP
         await self._insist(lambda: self._claims.release(self._entry(State.SLEEPING, 0)))
 
     async def _wanted(self) -> bool:
@@ -229,39 +201,12 @@ class Lifecycle:
             if self._want() is not None:
                 return True
             await self._keep_entry(State.SLEEPING, 0)
-            pause = self._boot_not_before - _loop_time()
-            await self._wait(None if self.boot_ready else max(pause, 0.0))
+            await self._wait(None if self.boot_ready else self._wants.boot_pause)
         return False
 
     def _want(self) -> Want | None:
-        """What is wanted now, with the age of the oldest wish; None: nobody wants it."""
         assert self._spec is not None
-        real = [at for at in (self._door.waiting_since, self._wished_wake) if at is not None]
-        boot = not self.boot_ready
-        if boot and _loop_time() < self._boot_not_before:
-            return None
-        if not real and not boot:
-            return None
-        return Want(
-            pod=self._claims.pod,
-            model=self._settings.model,
-            need=self._need(self._claims.gpus(), boot),
-            since=min(real) if real else self._boot_wanted_at,
-            max_wait=self._spec.fairness.max_wait_time,
-            boot=not real,
-            lock=not boot,
-        )
-
-    def _need(self, gpus: tuple[Gpu, ...], boot: bool) -> int:
-        """Bytes on each GPU. An engine's boot takes its share of the device, and some more if that is to be had."""
-        assert self._spec is not None
-        if not boot and self._serving_memory is not None:
-            return self._serving_memory
-        share = max((math.ceil(gpu.total * self._spec.gpu_memory_utilization) for gpu in gpus), default=0)
-        if self._serving_memory is not None:
-            return max(share, self._serving_memory)
-        most = min((gpu.total - gpu.foreign for gpu in gpus), default=0)
-        return max(share, min(share + self._settings.boot_slack, most))
+        return self._wants.current(self._spec, self._claims.gpus())
 
     async def _acquire(self) -> Want | None:
         """Pending: returns what was claimed; None when nobody wants it any more, with nothing held or announced."""
@@ -323,11 +268,11 @@ class Lifecycle:
 
     def _give_up_wish(self, until: datetime | None) -> datetime | None:
         """Tells a person whose wish waited as long as a request may; the earlier of ``until`` and that moment."""
-        if self._wished_wake is None:
+        if self._wants.wished_wake is None:
             return until
-        end = self._wished_wake + timedelta(seconds=self._settings.queue_timeout)
+        end = self._wants.wished_wake + timedelta(seconds=self._settings.queue_timeout)
         if self._clock.now() >= end:
-            self._wished_wake = None
+            self._wants.wished_wake = None
             self._recorder.event("WakeFailed", f"waited {self._settings.queue_timeout:.0f} s; {self.explain()}", True)
             self.poke()
             return until
@@ -338,7 +283,7 @@ class Lifecycle:
 
     def _asked_by(self, want: Want) -> str:
         if want.boot:
-            return "first boot"
+            return "boot after a failure" if self.healthy else "first boot"
         return "request" if self._door.waiting else "asked to"
 
     async def _bring_up(self, want: Want) -> None:
@@ -355,12 +300,12 @@ class Lifecycle:
             await self._wake_failed(error, record)
             return
         record.steps["engine"] = _loop_time() - began
-        record.memory = self._serving_memory or want.need
-        self._boot_failures, self.error = 0, ""
-        asked = self._door.waiting > 0 or self._wished_wake is not None or not boot
+        record.memory = self._wants.serving_memory or want.need
+        self.error = ""
+        asked = self._wants.by_somebody or not boot
         self._became_serving_at = self._clock.now()
         if asked and not self._stopping:
-            self._wished_wake = None
+            self._wants.wished_wake = None
             self._enter(SidecarState.SERVING)
             self._door.open()
             self.last_wake = record.total = sum(record.steps.values())
@@ -390,13 +335,13 @@ class Lifecycle:
             boot.cancel()
         measured = await self._engine.memory()
         if measured is not None and max(measured) > 0:
-            self._serving_memory = max(measured)
             self._metrics.set_serving(measured)
         else:
-            self._serving_memory = want.need
+            measured = [want.need]
             log.warning("NVML does not show what the engine uses; its claim of %d bytes stands", want.need)
-        self._remember_memory(self._serving_memory)
-        self.boot_ready = self.healthy = True
+        self._wants.booted(max(measured))
+        self._recorder.serving_memory(max(measured))
+        self.healthy = True
 
     async def _wake_failed(self, error: EngineError, record: Record) -> None:
         """The engine is killed, its memory released, and those who wait are told."""
@@ -404,21 +349,13 @@ class Lifecycle:
         record.total = sum(record.steps.values())
         self.error = record.error = str(error)
         self._door.turn_away(f"the model could not {record.kind}: {error}")
-        self._wished_wake = None
+        self._wants.wished_wake = None
         await self._engine.kill()
-        self.boot_ready = False
-        self._postpone_boot()
+        self._wants.boot_failed()
         await self._insist(lambda: self._claims.release(self._entry(State.SLEEPING, 0)))
         self._metrics.set_reserved(0)
         self._recorder.add(record, "BootFailed" if record.kind == "boot" else "WakeFailed", warning=True)
         self._enter(SidecarState.SLEEPING)
-
-    def _postpone_boot(self) -> None:
-        first, longest = self._settings.boot_backoff
-        pause = min(first * 2**self._boot_failures, longest) * self._rng.uniform(0.8, 1.0)
-        self._boot_failures += 1
-        self._boot_wanted_at = self._clock.now()
-        self._boot_not_before = _loop_time() + pause
 
     # -- serving ----------------------------------------------------------------------------------------------------
 
@@ -426,54 +363,35 @@ class Lifecycle:
         """Serving: returns when asleep (or when the pod is to go)."""
         while not self._stopping:
             self._changed.clear()
-            reason, until = self._reason_to_sleep()
-            if reason is not None:
-                if await self._put_to_sleep(reason):
+            answer = reason_to_sleep(self._serving(), self._claims.gpus(), self._clock.now())
+            if isinstance(answer, Reason):
+                if await self._put_to_sleep(answer):
                     return
                 continue
-            if not await self._keep_entry(State.SERVING, self._serving_memory or 0):
-                until = min(until, _loop_time() + _API_BACKOFF[1])
+            if not await self._keep_entry(State.SERVING, self._wants.serving_memory or 0):
+                answer = min(answer, _API_BACKOFF[1])
             self._door.watched = self._others_wait()
-            await self._wait(None if until == math.inf else max(until - _loop_time(), 0.0))
+            await self._wait(None if answer == math.inf else answer)
 
-    def _reason_to_sleep(self) -> tuple[Reason | None, float]:
-        """Why it should sleep now, or the loop time at which the answer may change by itself."""
+    def _serving(self) -> Serving:
         assert self._spec is not None
-        if self._died:
-            return Reason(Why.CRASHED), 0.0
-        if self._wished_sleep is not None:
-            return Reason(self._wished_sleep), 0.0
-        if self._spec.fairness.popular:
-            return None, math.inf
-        now, gpus = _loop_time(), self._claims.gpus()
-        protected = fairness.protected_for(self._entry(State.SERVING, 0), self._clock.now())
-        named = fairness.named_by(self._claims.pod, gpus)
-        if named is not None:
-            return (Reason(Why.PREEMPTED, named), 0.0) if not protected else (None, now + protected)
-        until = math.inf
-        if self._door.in_flight == 0:
-            waiter = fairness.gives_way(self._claims.pod, gpus)
-            ways = [(Reason(Why.IDLE), self._spec.sleep.idle_timeout)]
-            if waiter is not None:
-                ways.insert(0, (Reason(Why.YIELDED, waiter), self._spec.fairness.yield_after))
-            for reason, after in ways:
-                if after <= 0:
-                    continue
-                due = max(self._door.idle_since + after, now + protected)
-                if due <= now:
-                    return reason, 0.0
-                until = min(until, due)
-        else:
-            # Nobody says so when it becomes idle: look again when it could be due.
-            until = now + max(self._spec.sleep.idle_timeout or math.inf, 1.0)
-        return None, until
+        return Serving(
+            pod=self._claims.pod,
+            spec=self._spec,
+            in_flight=self._door.in_flight,
+            idle_for=_loop_time() - self._door.idle_since,
+            protected_for=fairness.protected_for(self._entry(State.SERVING, 0), self._clock.now()),
+            last_used=self._door.last_used,
+            wished=self._wished_sleep,
+            engine_died=bool(self._died),
+        )
 
     async def _put_to_sleep(self, reason: Reason) -> bool:
         """Deactivating: drains, sleeps, releases. False: it serves on (the write that begins it was refused)."""
         assert self._spec is not None
         self._door.shut()
         self._wished_sleep = None
-        began, freed = _loop_time(), self._serving_memory or 0
+        began, freed = _loop_time(), self._wants.serving_memory or 0
         kind = "crash" if reason.why is Why.CRASHED else "sleep"
         record = Record(kind, self._recorder.now(), reason.text, self._where(), memory=freed)
         record.for_model = reason.intent.model if reason.intent else ""
@@ -508,11 +426,11 @@ class Lifecycle:
         self._metrics.sleep_duration.observe(record.total)
         if reason.why in (Why.PREEMPTED, Why.YIELDED):
             self._metrics.preempted.inc()
-        self.boot_ready = rest is Rest.ASLEEP
+        self._wants.boot_ready = rest is Rest.ASLEEP
         if rest is Rest.ABSENT:
             if reason.why is Why.CRASHED:
                 record.error, self.error = self._died, self._died
-                self._postpone_boot()
+                self._wants.boot_failed()
             self._died = ""
         self._recorder.add(record, _EVENT_OF[reason.why], warning=bool(record.error))
         self._enter(SidecarState.SLEEPING)
@@ -593,16 +511,6 @@ class Lifecycle:
 
     def _retry_after(self) -> float:
         return self.last_wake if self.last_wake is not None else 5.0
-
-    def _remembered_memory(self) -> int | None:
-        try:
-            return int((Path(self._settings.run_dir) / "serving-memory").read_text())
-        except (OSError, ValueError):
-            return None
-
-    def _remember_memory(self, count: int) -> None:
-        (Path(self._settings.run_dir) / "serving-memory").write_text(str(count))
-        self._recorder.serving_memory(count)
 
     async def _wait(self, seconds: float | None = None) -> None:
         """Until something changes or the time is over."""

@@ -7,7 +7,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from greenthread.clock import Clock, format_time
@@ -44,6 +44,22 @@ class Record:
     #: Bytes on each GPU that were taken or freed.
     memory: int = 0
     error: str = ""
+
+    def to_object(self) -> dict[str, Any]:
+        """As JSON: keys as in other objects of the product, seconds to the tenth of a millisecond."""
+        return {
+            "kind": self.kind,
+            "at": self.at,
+            "reason": self.reason,
+            "gpus": self.gpus,
+            "steps": {name: round(seconds, 4) for name, seconds in self.steps.items()},
+            "total": round(self.total, 4),
+            "waitedFor": self.waited_for,
+            "victims": self.victims,
+            "forModel": self.for_model,
+            "memory": self.memory,
+            "error": self.error,
+        }
 
     def text(self) -> str:
         """One sentence for people: ``woke in 540ms on node-a/0 (queue 12ms, claim 4ms, engine 524ms)``."""
@@ -84,7 +100,7 @@ class Recorder:
     def add(self, record: Record, reason: str, warning: bool = False) -> None:
         """Keeps a record and tells it as an Event with this reason (CamelCase)."""
         self.records.append(record)
-        self.event(reason, record.text(), warning, {ANNOTATION_RECORD: json.dumps(asdict(record))})
+        self.event(reason, record.text(), warning, {ANNOTATION_RECORD: json.dumps(record.to_object())})
 
     def event(
         self, reason: str, message: str, warning: bool = False, annotations: dict[str, str] | None = None
