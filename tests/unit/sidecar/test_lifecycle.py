@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from greenthread.gpu import State
+from greenthread.kube.resources import MODELS
 from tests.unit.sidecar.world import GIB, NAMESPACE, World
 from tests.virtual import run
 
@@ -265,7 +266,7 @@ async def test_clients_that_leave_are_dropped_and_their_wait_withdrawn(world):
     await world.model("b", 60 * GIB, fairness={"popular": False})
     assert await world.request("a") == "ok"
     await world.client.patch(
-        __import__("greenthread.kube.resources", fromlist=["MODELS"]).MODELS,
+        MODELS,
         "a",
         {"spec": {"fairness": {"popular": False, "minRuntime": "1000s"}}},
         namespace=NAMESPACE,
@@ -345,3 +346,58 @@ async def test_the_report_on_the_pod_tells_state_and_counts(world):
     assert report["state"] == "serving"
     assert report["requests"] == 1
     assert report["lastWakeSeconds"] == pytest.approx(0.5, abs=0.1)
+
+
+@in_world
+async def test_of_two_idle_models_only_the_least_recently_used_gives_way(world):
+    for name in ("old", "new"):
+        await world.model(name, 40 * GIB, fairness={"minRuntime": "0s"})
+    await world.model("w", 50 * GIB)
+    assert await world.request("old") == "ok"
+    await asyncio.sleep(3)
+    assert await world.request("new") == "ok"
+    await asyncio.sleep(3)
+    assert await world.request("w") == "ok"
+    assert (state(world, "old"), state(world, "new")) == ("sleeping", "serving")
+
+
+@in_world
+async def test_pinning_takes_effect_at_once_and_without_a_new_pod(world):
+    await world.model("a", 60 * GIB, fairness={"minRuntime": "0s"})
+    await world.model("b", 60 * GIB)
+    assert await world.request("a") == "ok"
+    await world.client.patch(MODELS, "a", {"spec": {"fairness": {"popular": True}}}, namespace=NAMESPACE)
+    await asyncio.sleep(0.1)
+    assert (await world.gpu()).occupants[0].popular
+    asking = asyncio.create_task(world.request("b"))
+    await asyncio.sleep(20)
+    assert state(world, "a") == "serving"
+    assert not (await world.gpu()).intents, "who cannot fit must not hold up the younger"
+    await world.client.patch(MODELS, "a", {"spec": {"fairness": {"popular": False}}}, namespace=NAMESPACE)
+    assert await asking == "ok"
+
+
+@in_world
+async def test_serves_on_while_the_api_server_is_away_and_publishes_after(world):
+    await world.model("a", 60 * GIB)
+    asking = asyncio.create_task(world.request("a"))
+    await world.until(lambda: world.engines["a"].under_way == "wake")
+    world.transport.away = True
+    assert await asking == "ok"
+    assert await world.request("a") == "ok"
+    await asyncio.sleep(30)
+    world.transport.away = False
+    await asyncio.sleep(40)
+    gpu = await world.gpu()
+    assert gpu.occupants[0].state is State.SERVING
+    assert gpu.wake_lock is None
+
+
+@in_world
+async def test_who_waits_while_the_api_server_is_away_is_told_so(world):
+    await world.model("a", 60 * GIB)
+    world.transport.away = True
+    assert "Kubernetes API" in await world.request("a")
+    world.transport.away = False
+    await asyncio.sleep(60)
+    assert await world.request("a") == "ok"

@@ -14,6 +14,7 @@ import yaml
 from greenthread.clock import format_time
 from greenthread.gpu import Gpu, PodRef
 from greenthread.kube.aio import AsyncClient
+from greenthread.kube.errors import Unreachable
 from greenthread.kube.resources import CRDS, EVENTS, GPUS, MODELS, NAMESPACES, PODS
 from localcluster.api.core import Api
 from localcluster.api.inprocess import InProcess
@@ -127,6 +128,17 @@ class Exchange:
     status = 200
 
 
+class Network(InProcess):
+    """The way to the API server, which can be cut."""
+
+    away = False
+
+    async def request(self, *args: Any, **options: Any) -> Any:
+        if self.away:
+            raise Unreachable("the Kubernetes API server does not answer")
+        return await super().request(*args, **options)
+
+
 class World:
     """``await world.model(...)`` makes a Model with one running sidecar."""
 
@@ -134,7 +146,7 @@ class World:
         self.tmp, self.total = tmp, total
         self.clock = VirtualClock()
         self.api = Api(Store(":memory:"), clock=self.clock, rng=random.Random(1))
-        self.transport = InProcess(self.api)
+        self.transport = Network(self.api)
         self.client = AsyncClient(self.transport)
         self.ledger = Ledger(total)
         self.gpu_count = gpus
@@ -231,8 +243,7 @@ class World:
             try:
                 await door.enter(exchange)
             except Refuse as refusal:
-                assert refusal.retry_after
-                return refusal.message
+                return refusal.message if refusal.retry_after else "refused without Retry-After"
         assert self.engines[name].rest is Rest.AWAKE, "a request reached an engine that does not serve"
         try:
             await asyncio.sleep(seconds)
