@@ -127,7 +127,7 @@ def run(args: list[str], name: str) -> int:
     except BrokenPipeError:
         # the reader (`| head`) has enough; keep Python's last flush from complaining
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 1
 
 
 def _complain(message: str) -> None:
