@@ -14,7 +14,7 @@ from cel_expr_python import cel
 from cel_expr_python.ext import ext_bindings, ext_math, ext_optional, ext_strings
 from google.protobuf import duration_pb2, timestamp_pb2
 
-from .errors import Cause, cause
+from .errors import NO_VALUE, Cause, cause
 from .schema import Schema, correlate, regex, same
 
 _T = cel.Type
@@ -524,16 +524,11 @@ def _evaluate(
         if unchanged and rule.optional_old and same(value, old):
             continue
         where = path + _relative(rule.field_path) if rule.field_path else path
-        where = where.removeprefix(".")
+        where = where.removeprefix(".") or "<nil>"
         if rule.kind == "FieldValueRequired" or rule.kind == "FieldValueForbidden":
             found.append(cause(rule.kind, where, detail))
         else:
-            found.append(cause(rule.kind, where, detail, shown(schema, value)))
-
-
-def shown(schema: Schema, value: Any) -> Any:
-    """A value as rule errors print it: containers by their type."""
-    return schema.type if isinstance(value, dict | list) else value
+            found.append(cause(rule.kind, where, detail, NO_VALUE if isinstance(value, dict | list) else value))
 
 
 def _relative(field_path: str) -> str:

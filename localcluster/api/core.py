@@ -5,10 +5,11 @@ import binascii
 import hashlib
 import hmac
 import json
+import logging
 import random
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -52,6 +53,7 @@ from .selectors import field_selector, label_selector
 from .storage import Key, Object, Store, Stored, dumps
 from .watches import Form, Watch
 
+_log = logging.getLogger(__name__)
 BODY_LIMIT = 3 * 1024 * 1024
 EVENT_LIFE = timedelta(hours=1)
 _SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
@@ -163,6 +165,11 @@ class Api:
             answer = self._route(request)
         except StatusError as error:
             answer = status_response(error)
+        except Exception:
+            _log.exception("%s %s failed", request.method, request.path)
+            answer = status_response(
+                StatusError(500, "InternalError", "Internal error occurred: this is a bug; the API's log says more")
+            )
         return answer
 
     def _route(self, request: Request) -> Answer:
@@ -279,26 +286,40 @@ class Api:
     def _body(self, request: Request, rt: ResourceType) -> tuple[Object, list[str]]:
         content = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
         if content in ("application/json", "", "text/plain"):
-            value, duplicates = parse_json(request.body)
+            value, duplicates = self._parsed(request, rt)
         elif content in ("application/yaml", "application/x-yaml", "text/yaml"):
             value, duplicates = parse_yaml(request.body)
         else:
             raise StatusError(
                 415,
                 "UnsupportedMediaType",
-                f"the body of the request was in an unknown format - accepted media types include: "
-                f"application/json, application/yaml (not {content})",
+                "the body of the request was in an unknown format - accepted media types include: application/json, "
+                "application/yaml",
             )
         if not isinstance(value, dict):
             raise bad_request(f"the body must be an object of kind {rt.kind}")
         self._check_kind(rt, value)
         return value, duplicates
 
+    @staticmethod
+    def _parsed(request: Request, rt: ResourceType) -> tuple[Any, list[str]]:
+        try:
+            return parse_json(request.body)
+        except StatusError as error:
+            raise bad_request(
+                f"the object provided is unrecognized (must be of type {rt.kind}): couldn't get version/kind; json parse "
+                f"error: {error.message}"
+            ) from None
+
     def _check_kind(self, rt: ResourceType, body: Object) -> None:
         api_version, kind = body.get("apiVersion", ""), body.get("kind", "")
         if rt.custom and (not kind or not api_version):
             missing = "Kind" if not kind else "apiVersion"
-            raise bad_request(f"Object '{missing}' is missing in '{json.dumps(body)[:200]}'")
+            text = json.dumps(body, separators=(",", ":"))[:200]
+            raise bad_request(
+                f"the object provided is unrecognized (must be of type {rt.kind}): Object '{missing}' is missing in "
+                f"'{text}' ({text})"
+            )
         if api_version and api_version != rt.api_version:
             raise bad_request(
                 f"the API version in the data ({api_version}) does not match the expected API version "
@@ -317,17 +338,15 @@ class Api:
         """Shape, pruning, defaults. Returns the warning header; StatusError 400 in strict mode."""
         problems = [f'duplicate field "{key}"' for key in duplicates]
         version = f'{rt.kind} in version "{rt.version}"'
-        unknown = metadata.shape(obj, version)
         if rt.schema is not None and not rt.custom:
             wrong = decode(rt.schema, obj)
             if wrong is not None:
                 raise bad_request(f"{version} cannot be handled as a {rt.kind}: {wrong}")
+        unknown = metadata.shape(obj, version)
         if rt.schema is not None:
             prune(rt.schema, obj, "", unknown, root=True)
         problems += [f'unknown field "{path}"' for path in unknown]
         if problems and options.validation == "Strict":
-            if rt.custom:
-                raise bad_request("strict decoding error: " + ", ".join(problems))
             raise bad_request(f"{version} cannot be handled as a {rt.kind}: strict decoding error: " + ", ".join(problems))
         if rt.schema is not None:
             apply_defaults(rt.schema, obj)
@@ -337,13 +356,18 @@ class Api:
             return {"Warning": ", ".join(f"299 - {json.dumps(problem)}" for problem in problems)}
         return {}
 
-    def _check(self, rt: ResourceType, obj: Object, old: Object | None) -> None:
-        """StatusError 422 if the object is not valid."""
+    def _check(self, rt: ResourceType, obj: Object, old: Object | None, sub: str = "") -> None:
+        """StatusError 422 if the object is not valid; of a subresource only that part is checked by schema."""
         name = obj["metadata"].get("name", "")
         rule = rt.name_rule or metadata.dns_subdomain
         found = metadata.check(obj, None if old is not None else rule(name))
         if rt.schema is not None and rt.custom:
-            found += validate(rt.schema, obj, "", old, root=True)
+            part = rt.schema.properties.get(sub) if sub else None
+            if not sub:
+                found += validate(rt.schema, obj, "", old, root=True)
+            elif part is not None and sub in obj:
+                wrong = validate(part, obj[sub], "", (old or {}).get(sub))
+                found += [w if w.field == "<nil>" else replace(w, field=f"{sub}.{w.field}".rstrip(".")) for w in wrong]
             if any(problem.kind in _BLOCKING for problem in found):
                 found.append(_UNCHECKED)
             else:
@@ -546,7 +570,7 @@ class Api:
         rt.prepare(obj, before, self.now())
         if rt.counts_generation and self._counts(rt, obj, before):
             obj["metadata"]["generation"] = was.get("generation", 0) + 1
-        self._check(rt, obj, before)
+        self._check(rt, obj, before, sub)
         if was.get("deletionTimestamp"):
             new = set(obj["metadata"].get("finalizers", ())) - set(was.get("finalizers", ()))
             if new:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 
@@ -36,9 +37,21 @@ _TITLES = {
 
 def go_value(value: Any) -> str:
     """A value as Kubernetes prints it inside an error message."""
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
-        return str(int(value))
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    if isinstance(value, float):
+        return _go_float(value)
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+
+def _go_float(value: float) -> str:
+    """As Go's %v: 1, 0.5, 1.234567e+06."""
+    _, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
+    assert isinstance(exponent, int)
+    power = len(digits) + exponent - 1
+    if -4 <= power < 21 and (power < 6 or value == 0):
+        return str(int(value)) if value.is_integer() else repr(value)
+    text = "".join(map(str, digits))
+    mantissa = text[0] + ("." + text[1:] if text[1:] else "")
+    return f"{'-' if value < 0 else ''}{mantissa}e{'-' if power < 0 else '+'}{abs(power):02d}"
 
 
 def cause(kind: str, field: str, detail: str = "", value: Any = NO_VALUE) -> Cause:

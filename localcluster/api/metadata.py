@@ -61,18 +61,21 @@ def dns_label_1035(name: str) -> str | None:
     return None if _LABEL_1035.match(name) else _LABEL_1035_TEXT
 
 
-def qualified_name(name: str) -> str | None:
-    """What is wrong with a label key, annotation key or finalizer; None if nothing."""
+def qualified_name(name: str) -> list[str]:
+    """What is wrong with a label key, annotation key or finalizer."""
     prefix, slash, last = name.rpartition("/")
+    found = []
     if slash and not prefix:
-        return "prefix part must be non-empty"
-    if slash and (wrong := dns_subdomain(prefix)):
-        return "prefix part " + wrong
+        found.append("prefix part must be non-empty")
+    elif slash and (wrong := dns_subdomain(prefix)):
+        found.append("prefix part " + wrong)
     if not last:
-        return "name part must be non-empty"
-    if len(last) > 63:
-        return "name part must be no more than 63 bytes"
-    return None if _QUALIFIED.match(last) else _QUALIFIED_TEXT
+        found.append("name part must be non-empty")
+    elif len(last) > 63:
+        found.append("name part must be no more than 63 bytes")
+    if not _QUALIFIED.match(last):
+        found.append(_QUALIFIED_TEXT)
+    return found
 
 
 def label_value(value: str) -> str | None:
@@ -99,7 +102,7 @@ _SHAPES: dict[str, type | tuple[type, ...]] = {
     "ownerReferences": list,
     "managedFields": list,
 }
-_WORDS: dict[Any, str] = {str: "string", int: "int64", dict: "map[string]string", list: "slice"}
+_WORDS: dict[Any, str] = {str: "string", int: "int64", dict: "map[string]string", list: "[]string"}
 
 
 def shape(obj: Object, kind: str) -> list[str]:
@@ -108,7 +111,7 @@ def shape(obj: Object, kind: str) -> list[str]:
     if metadata is None:
         metadata = obj["metadata"] = {}
     if not isinstance(metadata, dict):
-        raise _wrong(kind, "metadata", metadata, "object")
+        raise _wrong(kind, "", metadata, "")
     unknown = []
     for key in list(metadata):
         value = metadata[key]
@@ -118,21 +121,21 @@ def shape(obj: Object, kind: str) -> list[str]:
         elif value is None:
             del metadata[key]
         elif not isinstance(value, _SHAPES[key]) or isinstance(value, bool):
-            raise _wrong(kind, f"metadata.{key}", value, _WORDS[_SHAPES[key]])
+            raise _wrong(kind, key, value, _WORDS[_SHAPES[key]])
     for key in ("labels", "annotations"):
         for name, value in list(metadata.get(key, {}).items()):
             if value is None:
                 metadata[key][name] = ""
             elif not isinstance(value, str):
-                raise _wrong(kind, f"metadata.{key}.{name}", value, "string")
+                raise _wrong(kind, key, value, "string")
         if key in metadata and not metadata[key]:
             del metadata[key]
     for name in metadata.get("finalizers", []):
         if not isinstance(name, str):
-            raise _wrong(kind, "metadata.finalizers", name, "string")
+            raise _wrong(kind, "finalizers", name, "string")
     for owner in metadata.get("ownerReferences", []):
         if not isinstance(owner, dict):
-            raise _wrong(kind, "metadata.ownerReferences", owner, "OwnerReference")
+            raise _wrong(kind, "ownerReferences", owner, "v1.OwnerReference")
     for key in ("finalizers", "ownerReferences"):
         if key in metadata and not metadata[key]:
             del metadata[key]
@@ -142,7 +145,9 @@ def shape(obj: Object, kind: str) -> list[str]:
 def _wrong(kind: str, path: str, value: Any, wanted: str) -> StatusError:
     names = {str: "string", bool: "bool", int: "number", float: "number", dict: "object", list: "array"}
     got = names.get(type(value), "null")
-    return bad_request(f"{kind} cannot be handled: {path}: a JSON {got} cannot be read as {wanted}")
+    where = f"struct field ObjectMeta.{path} of type {wanted}" if path else "value of type v1.ObjectMeta"
+    name = kind.partition(" ")[0]
+    return bad_request(f"{kind} cannot be handled as a {name}: json: cannot unmarshal {got} into Go {where}")
 
 
 def check(obj: Object, name_problem: str | None) -> list[Cause]:
@@ -155,21 +160,20 @@ def check(obj: Object, name_problem: str | None) -> list[Cause]:
     elif name_problem:
         found.append(cause("FieldValueInvalid", "metadata.name", name_problem, name))
     for key, value in metadata.get("labels", {}).items():
-        if wrong := qualified_name(key):
-            found.append(cause("FieldValueInvalid", "metadata.labels", wrong, key))
+        found += [cause("FieldValueInvalid", "metadata.labels", wrong, key) for wrong in qualified_name(key)]
         if wrong := label_value(value):
             found.append(cause("FieldValueInvalid", "metadata.labels", wrong, value))
     size = 0
     for key, value in metadata.get("annotations", {}).items():
         size += len(key.encode()) + len(value.encode())
-        if wrong := qualified_name(key.lower()):
+        for wrong in qualified_name(key.lower()):
             found.append(cause("FieldValueInvalid", "metadata.annotations", wrong, key))
     if size > ANNOTATIONS_LIMIT:
         found.append(
             cause("FieldValueTooLong", "metadata.annotations", f"may not be more than {ANNOTATIONS_LIMIT} bytes")
         )
     for index, finalizer in enumerate(metadata.get("finalizers", [])):
-        if wrong := qualified_name(finalizer):
+        for wrong in qualified_name(finalizer):
             found.append(cause("FieldValueInvalid", f"metadata.finalizers[{index}]", wrong, finalizer))
     controllers = 0
     for owner in metadata.get("ownerReferences", []):

@@ -66,8 +66,12 @@ def type_name(value: Any) -> str:
     if isinstance(value, int):
         return "integer"
     if isinstance(value, float):
-        return "integer" if value.is_integer() else "number"
+        return "integer" if _whole(value) else "number"
     return "object" if isinstance(value, dict) else "array"
+
+
+def _whole(value: float) -> bool:
+    return value.is_integer() and -(2.0**63) <= value < 2.0**63
 
 
 def same(a: Any, b: Any) -> bool:
@@ -333,7 +337,7 @@ def _checks(node: Raw) -> Iterator[Callable[[Any, str], Cause | None]]:
     if name in FORMATS:
         fits = FORMATS[name]
         yield lambda v, p: (
-            cause("FieldValueInvalid", p, f"{p} in body must be of type {name}: {json.dumps(v)}", v)
+            cause("FieldValueTypeInvalid", p, f"{p} in body must be of type {name}: {json.dumps(v)}", v)
             if isinstance(v, str) and not fits(v)
             else None
         )
@@ -441,9 +445,7 @@ def _type_fits(schema: Schema, value: Any) -> bool:
     if wanted == "boolean":
         return isinstance(value, bool)
     if wanted == "integer":
-        return (isinstance(value, int) or (isinstance(value, float) and value.is_integer())) and not isinstance(
-            value, bool
-        )
+        return isinstance(value, int) and not isinstance(value, bool) or isinstance(value, float) and _whole(value)
     if wanted == "number":
         return _number(value)
     return True
@@ -457,6 +459,10 @@ def _validate(schema: Schema, value: Any, path: str, old: Any, root: bool, found
         found.append(_wrong_type(schema, value, path))
     elif not _type_fits(schema, value):
         found.append(_wrong_type(schema, value, path))
+        if schema.type == "integer" and isinstance(value, float):
+            text = f"Checked value must be of type integer (default format) in {path}"
+            found.append(cause("FieldValueInvalid", "<nil>", text, ""))
+        found += [problem for check in schema.checks if (problem := check(value, path)) is not None]
     else:
         for check in schema.checks:
             problem = check(value, path)
@@ -503,9 +509,13 @@ def _validate_list(schema: Schema, value: list[Any], path: str, old: Any, found:
     if schema.list_type == "map" or schema.list_type == "set":
         seen = set()
         for index, item in enumerate(value):
+            if schema.list_type == "map" and not isinstance(item, dict):
+                text = "must be an object for an array of list-type map"
+                found.append(cause("FieldValueInvalid", f"{path}[{index}]", text, item))
+                continue
             if schema.list_type == "map":
                 key: Any = map_key(schema, item)
-                shown: Any = {k: item.get(k) for k in schema.list_keys if k in item} if isinstance(item, dict) else item
+                shown: Any = {k: item.get(k) for k in schema.list_keys if k in item}
             else:
                 key, shown = json.dumps(item, sort_keys=True), item
             key = json.dumps(key)
