@@ -53,10 +53,10 @@ def plan(replicas: int, hash8: str, pods: Iterable[PodView], lost_nodes: Collect
         elif reason := _broken(current, lost_nodes):
             delete.append(Removal(current, reason, broken=True))
             waiting.append(ordinal)
-        replaced = current is not None and current.ready and not current.deleting
+        working = current if current and current.ready and ordinal not in waiting else None
         for pod in old:
-            if replaced:
-                delete.append(Removal(pod, f"{current.ref.name if current else ''} has taken over"))
+            if working:
+                delete.append(Removal(pod, f"{working.ref.name} has taken over"))
             elif not pod.ready or _broken(pod, lost_nodes):
                 delete.append(Removal(pod, "the spec has changed before it was ready"))
     return Plan(tuple(create), tuple(waiting), tuple(delete))

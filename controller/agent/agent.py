@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
 
 from controller.agent.cleanup import Life, clean, sidecar_life
 from controller.agent.memory import Wanted, patch_of, pause_before_write, used_by_pods, wanted_status
-from controller.agent.nvml import Devices, DriverError, Fault, Reading
+from controller.agent.nvml import DriverError, Fault, Reading
 from controller.agent.processes import Owners
 from controller.agent.settings import Settings
 from controller.pods import SIDECAR
@@ -25,6 +25,8 @@ from greenthread.kube.resources import GPUS, NODES, PODS, key_of
 from greenthread.names import ANNOTATION_FAULT, LABEL_MODEL, LABEL_NODE
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def node_label(node: str) -> str:
@@ -96,12 +98,33 @@ class GpuWriter:
         return {"apiVersion": "v1", "kind": "Node", "name": self._settings.node, "uid": node["metadata"]["uid"]}
 
 
+class InThread(Protocol):
+    """As `asyncio.to_thread`."""
+
+    async def __call__(self, function: Callable[..., T], /, *arguments: Any) -> T: ...
+
+
+class Source(Protocol):
+    """What an agent looks at: `Devices`, or a stand-in."""
+
+    def read(self) -> list[Reading | Fault]: ...
+
+
 class Agent:
     """`run()` works until cancelled."""
 
-    def __init__(self, client: AsyncClient, settings: Settings, devices: Devices, owners: Owners | None = None) -> None:
+    def __init__(
+        self,
+        client: AsyncClient,
+        settings: Settings,
+        devices: Source,
+        owners: Owners | None = None,
+        in_thread: InThread = asyncio.to_thread,
+    ) -> None:
+        """``in_thread``: runs a short blocking call off the loop; a simulator calls it in place."""
         self._client, self._settings, self._devices = client, settings, devices
         self._owners = owners or Owners()
+        self._in_thread = in_thread
         self._news = asyncio.Event()
         label = f"{LABEL_NODE}={node_label(settings.node)}"
         self._gpus = Reflector(client, GPUS, settings.namespace, label_selector=label, on_event=self._on_gpu)
@@ -166,7 +189,7 @@ class Agent:
     async def _read(self) -> list[Reading | Fault] | None:
         """The devices as they are now; None when the driver does not answer, which the objects then say."""
         try:
-            readings = await asyncio.to_thread(self._devices.read)
+            readings = await self._in_thread(self._devices.read)
         except DriverError as error:
             if str(error) != self._driver_fault:
                 log.error("%s; trying again every %.0f s", error, self._settings.retry_every)
@@ -187,7 +210,7 @@ class Agent:
 
     async def _update(self, obj: Object, reading: Reading) -> None:
         gpu = Gpu.from_object(obj)
-        owners = await asyncio.to_thread(self._owners.of, frozenset(process.pid for process in reading.processes))
+        owners = await self._in_thread(self._owners.of, frozenset(process.pid for process in reading.processes))
         used = used_by_pods(reading, owners)
         if await self._clean(gpu, reading.index):
             return  # the object has changed: the next look decides anew
@@ -229,13 +252,13 @@ class Agent:
         # The copy of the watch may be old: the API's own word, then the device's, then a write that rests on both.
         lives = {pod: await self._surely(pod) for pod in suspects}
         try:
-            readings = await asyncio.to_thread(self._devices.read)
+            readings = await self._in_thread(self._devices.read)
         except DriverError:
             return False  # the next look says it
         reading = next((reading for reading in readings if reading.index == index), None)
         if not isinstance(reading, Reading):
             return False
-        owners = await asyncio.to_thread(self._owners.of, frozenset(process.pid for process in reading.processes))
+        owners = await self._in_thread(self._owners.of, frozenset(process.pid for process in reading.processes))
         cleaning = clean(gpu, lives, frozenset(owners.values()))
         if cleaning is None:
             return False

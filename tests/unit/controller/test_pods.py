@@ -1,0 +1,248 @@
+"""What the pod of a replica looks like, and which changes of a Model need a new one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.pods import PodView, SpecError, engine_command, make_pod, pod_name, template_hash
+from controller.settings import PodSettings
+from greenthread.placement import Placement
+from localcluster.supervisor.container_spec import expand
+
+from .builders import model
+
+SETTINGS = PodSettings(models_path="/mnt/models", hf_token_secret="hf", runtime_class="nvidia")
+PLACE = Placement("node-a", (2, 3))
+
+
+def pod_of(subject: Any = None, settings: PodSettings = SETTINGS, **named: Any) -> dict[str, Any]:
+    return make_pod(subject or model(), settings, 0, PLACE, **named)
+
+
+def env_of(pod: dict[str, Any], container: int) -> dict[str, Any]:
+    return {
+        entry["name"]: entry.get("value", entry.get("valueFrom"))
+        for entry in pod["spec"]["containers"][container]["env"]
+    }
+
+
+def test_the_pod_is_named_labelled_and_owned_by_its_model() -> None:
+    subject = model("llama", tensorParallelSize=2)
+    pod = make_pod(subject, SETTINGS, 3, PLACE)
+    meta = pod["metadata"]
+    assert (
+        meta["name"]
+        == f"llama-3-{template_hash(subject, SETTINGS)}"
+        == pod_name(subject, 3, template_hash(subject, SETTINGS))
+    )
+    assert meta["labels"] == {
+        "app.kubernetes.io/name": "greenthread-model",
+        "app.kubernetes.io/managed-by": "greenthread",
+        "greenthread.ai/model": "llama",
+        "greenthread.ai/ordinal": "3",
+    }
+    assert meta["annotations"] == {"greenthread.ai/gpus": "2,3"}
+    assert meta["ownerReferences"][0]["uid"] == subject.uid
+    assert meta["ownerReferences"][0]["controller"] is True
+    assert pod["spec"]["nodeSelector"] == {"kubernetes.io/hostname": "node-a"}
+    assert pod["spec"]["shareProcessNamespace"] is True
+
+
+def test_both_containers_are_told_what_they_need() -> None:
+    pod = pod_of()
+    sidecar, engine = env_of(pod, 0), env_of(pod, 1)
+    assert sidecar["HTTP_PORT"] == "8080"
+    assert sidecar["GPU_INDICES"] == "2,3"
+    assert sidecar["MODEL_NAME"] == "m"
+    assert sidecar["POD_UID"] == {"fieldRef": {"fieldPath": "metadata.uid"}}
+    assert sidecar["GREENTHREAD_NAMESPACE"] == "greenthread-system"
+    assert engine["CUDA_VISIBLE_DEVICES"] == "2,3"
+    assert engine["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert engine["VLLM_SERVER_DEV_MODE"] == "1"
+    assert engine["HF_HOME"] == "/mnt/models"
+    assert engine["HF_TOKEN"]["secretKeyRef"]["name"] == "hf"
+    assert "HF_TOKEN" not in sidecar
+    for environment in (sidecar, engine):
+        assert environment["RUN_DIR"] == "/run/greenthread"
+        assert environment["ENGINE_PORT"] == "8000"
+    assert [port["name"] for container in pod["spec"]["containers"] for port in container["ports"]] == [
+        "http",
+        "engine",
+    ]
+
+
+def test_the_engine_container_stands_behind_the_gate_and_kubernetes_leaves_the_script_alone() -> None:
+    engine = pod_of()["spec"]["containers"][1]
+    shell, flag, script, name = engine["command"]
+    assert (shell, flag, name) == ("/bin/sh", "-c", "gate")
+    assert expand(script, {"RUN_DIR": "x", "ENGINE_PORT": "y"}) == script
+    assert [expand(word, {"ENGINE_PORT": "41234"}) for word in engine["args"]][5:7] == ["--port", "41234"]
+
+
+def test_vllm_is_told_the_spec() -> None:
+    subject = model(
+        "gpt",
+        dtype="float16",
+        quantization="awq",
+        gpuMemoryUtilization="0.50",
+        tensorParallelSize=2,
+        lora={"enabled": True, "maxRank": 32},
+        kvCache={"enabled": True, "maxSize": "10Gi"},
+        extraArgs=["--enforce-eager", "--max-model-len", "8192"],
+    )
+    words = engine_command(subject, SETTINGS)
+    text = " ".join(words)
+    assert text.startswith("vllm serve org/gpt --host 127.0.0.1 --port $(ENGINE_PORT)")
+    for part in (
+        "--served-model-name org/gpt gpt",
+        "--dtype float16",
+        "--quantization awq",
+        "--gpu-memory-utilization 0.5",
+        "--tensor-parallel-size 2",
+        "--enable-lora --max-lora-rank 32",
+        "--kv-offloading-size 10",
+        "--enable-sleep-mode",
+    ):
+        assert part in text
+    assert words[-3:] == ["--enforce-eager", "--max-model-len", "8192"]
+    plain = " ".join(engine_command(model(), SETTINGS))
+    assert not any(flag in plain for flag in ("--quantization", "--enable-lora", "--kv-offloading"))
+    assert "--enable-sleep-mode" not in engine_command(model(), replace(SETTINGS, sleep_mode_flag=False))
+
+
+def test_a_command_engine_is_its_own_command_line() -> None:
+    annotations = {"greenthread.ai/engine": "command"}
+    words = ["llama-server", "--port", "$(ENGINE_PORT)"]
+    assert engine_command(model(annotations=annotations, extraArgs=words), SETTINGS) == words
+    assert env_of(pod_of(model(annotations=annotations, extraArgs=words)), 0)["ENGINE_KIND"] == "command"
+    with pytest.raises(SpecError, match=r"spec\.extraArgs"):
+        engine_command(model(annotations=annotations), SETTINGS)
+    with pytest.raises(SpecError, match="write vllm or command"):
+        engine_command(model(annotations={"greenthread.ai/engine": "tgi"}), SETTINGS)
+
+
+def test_probes_ask_whether_the_boot_is_over() -> None:
+    sidecar = pod_of()["spec"]["containers"][0]
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert sidecar[probe]["httpGet"] == {"path": "/health", "port": "http"}
+
+
+def test_a_pod_may_take_its_drain_timeout_to_end() -> None:
+    assert pod_of(model(sleep={"drainTimeout": "90s"}))["spec"]["terminationGracePeriodSeconds"] == 120
+
+
+def test_the_sidecar_is_restricted_and_may_signal_its_engine() -> None:
+    pod = pod_of()
+    context = pod["spec"]["containers"][0]["securityContext"]
+    assert context["runAsNonRoot"] is True
+    assert context["allowPrivilegeEscalation"] is False
+    assert context["capabilities"] == {"drop": ["ALL"]}
+    assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["spec"]["securityContext"]["runAsUser"] == 65532  # both containers
+    own = pod_of(settings=replace(SETTINGS, run_as_user=None))
+    assert "securityContext" not in own["spec"]
+    assert "HOME" not in env_of(own, 1)
+
+
+def test_the_rest_of_the_spec_reaches_the_pod() -> None:
+    subject = model(
+        resources={"limits": {"memory": "64Gi"}},
+        nodeSelector={"disk": "nvme"},
+        tolerations=[{"key": "gpu", "operator": "Exists"}],
+        serviceAccountName="me",
+        vllmImage="my/vllm:1",
+        sidecarImage="my/sidecar:1",
+    )
+    spec = pod_of(subject)["spec"]
+    assert spec["nodeSelector"] == {"disk": "nvme", "kubernetes.io/hostname": "node-a"}
+    assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
+    assert spec["serviceAccountName"] == "me"
+    assert spec["runtimeClassName"] == "nvidia"
+    assert [container["image"] for container in spec["containers"]] == ["my/sidecar:1", "my/vllm:1"]
+    assert spec["containers"][1]["resources"] == {"limits": {"memory": "64Gi"}}
+
+
+def test_no_model_store_means_no_host_path() -> None:
+    pod = pod_of(settings=PodSettings())
+    assert not any("hostPath" in volume for volume in pod["spec"]["volumes"])
+    assert "HF_HOME" not in env_of(pod, 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fairness": {"popular": True, "minRuntime": "1m"}},
+        {"sleep": {"idleTimeout": "1h", "drainTimeout": "5s"}},
+        {"replicas": 7},
+        {"staging": {"pinned": True}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_sidecars_watch_needs_no_new_pod(change: dict[str, Any]) -> None:
+    assert template_hash(model(**change), SETTINGS) == template_hash(model(), SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"modelName": "org/other"},
+        {"dtype": "auto"},
+        {"extraArgs": ["--enforce-eager"]},
+        {"gpuMemoryUtilization": "0.5"},
+        {"vllmImage": "other"},
+        {"resources": {"limits": {"cpu": 4}}},
+        {"lora": {"enabled": True}},
+        {"annotations": {"greenthread.ai/engine": "command"}, "extraArgs": ["x"]},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_the_processes_are_started_with_needs_a_new_pod(change: dict[str, Any]) -> None:
+    assert template_hash(model(**change), SETTINGS) != template_hash(model(), SETTINGS)
+
+
+def test_place_number_and_known_memory_are_not_in_the_hash() -> None:
+    one = make_pod(model(), SETTINGS, 0, PLACE, known_memory=7)
+    two = make_pod(model(), SETTINGS, 0, Placement("node-b", (0,)), hostname="b.example")
+    assert one["metadata"]["name"] == two["metadata"]["name"]
+    assert env_of(one, 0)["SERVING_MEMORY_PER_GPU"] == "7"
+    assert two["spec"]["nodeSelector"]["kubernetes.io/hostname"] == "b.example"
+
+
+def test_a_pod_is_read_as_it_was_made() -> None:
+    pod = pod_of(known_memory=42)
+    view = PodView.from_object(pod)
+    assert (view.ordinal, view.hash8, view.node, view.gpus) == (0, template_hash(model(), SETTINGS), "node-a", (2, 3))
+    assert (view.serving_memory, view.ready, view.failed, view.trouble) == (42, False, False, "")
+    pod["metadata"]["annotations"] |= {
+        "greenthread.ai/serving-memory-per-gpu": "43",
+        "greenthread.ai/report": json.dumps({"state": "sleeping", "bootReady": True, "error": ""}),
+    }
+    pod["status"] = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    view = PodView.from_object(pod)
+    assert (view.serving_memory, view.ready, view.report.boot_ready) == (43, True, True)
+
+
+@given(st.text(max_size=30), st.text(max_size=30), st.text(max_size=30))
+def test_broken_annotations_are_unknown_and_no_error(report: str, memory: str, gpus: str) -> None:
+    pod = pod_of()
+    pod["metadata"]["annotations"] = {
+        "greenthread.ai/report": report,
+        "greenthread.ai/serving-memory-per-gpu": memory,
+        "greenthread.ai/gpus": gpus,
+    }
+    PodView.from_object(pod)
+
+
+def test_a_container_that_cannot_start_is_trouble() -> None:
+    waiting = {"name": "vllm", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}
+    view = PodView.from_object(pod_of() | {"status": {"phase": "Pending", "containerStatuses": [waiting]}})
+    assert view.trouble == "container vllm: ImagePullBackOff: no such image"
+    view = PodView.from_object(pod_of() | {"status": {"phase": "Failed", "reason": "Evicted", "message": "disk"}})
+    assert view.failed
+    assert view.trouble == "Evicted: disk"
