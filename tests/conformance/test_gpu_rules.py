@@ -18,7 +18,7 @@ from tests.conformance.gpus import NOW, TOTAL, WAYS, Gpu, changed, device, inten
 Write = Callable[[Gpu, Object, Object], Answer]
 
 RISE = (
-    "reservedMemoryBytes may rise only in the write that makes the occupant waking, converting or serving: "
+    "reservedMemoryBytes may rise only in the write that claims (waking, converting) or that ends a wake or a boot: "
     "claim first, use after"
 )
 HELD = "an occupant that holds memory may not be removed: first write state sleeping and reservedMemoryBytes 0 for it"
@@ -136,6 +136,13 @@ HOSTILE: list[tuple[str, Object, Object, str, str]] = [
         FULL,
         {"occupants": [occupant("a", "serving", 30), occupant("b", "deactivating", 50), occupant("c")]},
         "status.occupants[1]",
+        RISE,
+    ),
+    (
+        "grows as it leaves",
+        SERVING,
+        {"occupants": [occupant("a", "deactivating", 41), occupant("b")]},
+        "status.occupants[0]",
         RISE,
     ),
     (
@@ -350,6 +357,11 @@ HONEST: list[tuple[str, Object, Object]] = [
     ("becomes a smaller device", FULL, {"totalMemoryBytes": 40 * GIB}),
     ("measures more at boot", device(occupant("a", "converting", 40)), {"occupants": [occupant("a", "serving", 41)]}),
     ("measures less at boot", device(occupant("a", "converting", 40)), {"occupants": [occupant("a", "serving", 30)]}),
+    (
+        "measures more at boot and goes to sleep at once",
+        device(occupant("a", "converting", 40)),
+        {"occupants": [occupant("a", "deactivating", 41)]},
+    ),
     (
         "publishes and releases the lock in one write",
         WAKING,
