@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     try:
         settings = engine_settings.from_environment()
         ledger = open_ledger()
-        plan = _plan(parsed, ledger)
+        plan = memory_plan(parsed, ledger)
         engine = Engine(parsed, settings, GpuMemory(ledger, plan, settings.left_bytes), ledger)
     except (ValueError, LedgerError) as error:
         _say(f"ERROR {error}")
@@ -89,7 +89,7 @@ async def _drain(connections: set[Connection], seconds: float) -> None:
         connection.transport.abort()
 
 
-def _plan(arguments: Arguments, ledger: Ledger) -> Plan:
+def memory_plan(arguments: Arguments, ledger: Ledger) -> Plan:
     """Which GPUs, from CUDA_VISIBLE_DEVICES (all where it is not set), and how much of each. ValueError with advice."""
     count = arguments.tensor_parallel_size
     known = [device.index for device in ledger.devices()]

@@ -41,8 +41,12 @@ def main(arguments: list[str] | None = None) -> int:
             _show(create(options.file, options.gpus, options.bytes, options.product))
         elif options.command == "show":
             _show(open_ledger())
+            sys.stdout.flush()
         else:
             _hold(open_ledger(), options.gpu, options.bytes)
+    except BrokenPipeError:
+        # The reader has seen enough (`… show | head`); nothing more is to be written at the end either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (LedgerError, OutOfMemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
