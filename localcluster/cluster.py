@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -128,6 +129,7 @@ class Cluster:
             if keeping.done():
                 keeping.result()
             keeping.add_done_callback(self._on_api_lost)
+            self._write_kubeconfig()
             yield
         finally:
             ready.cancel()
@@ -138,7 +140,7 @@ class Cluster:
         output = _Output(self._folder.logs / "api.log", self._api_ready)
         records = Records(self._folder.processes)
         command = [sys.executable, "-P", "-m", "localcluster.api", "--state-dir", str(self._folder.api)]
-        command += ["--port", str(self.remembered.api_port), "--kubeconfig", str(self._folder.kubeconfig)]
+        command += ["--port", str(self.remembered.api_port)]
         command += ["--log-dir", str(self._folder.logs)]
         failures = 0
         while failures < API_ATTEMPTS:
@@ -162,6 +164,14 @@ class Cluster:
             self._tell(f"the API ended with status {code}; starting it again (its log is {output.path})")
             await asyncio.sleep(BACKOFF * 2.0**failures)
         raise ClusterError(f"the API does not start any more: {output.last_error()}; see {output.path}")
+
+    def _write_kubeconfig(self) -> None:
+        """The API's, with our namespace as the default: port, token and certificate stay over restarts."""
+        config = json.loads((self._folder.api / "kubeconfig").read_text())
+        config["contexts"][0]["context"]["namespace"] = DEFAULT_NAMESPACE
+        file = self._folder.kubeconfig
+        file.touch(0o600)
+        file.write_text(json.dumps(config, indent=2) + "\n")
 
     def _on_api_lost(self, keeping: asyncio.Task[None]) -> None:
         """It cannot be kept: end the whole cluster with the reason."""

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,6 @@ class Simulation:
     gpus: int
     #: Bytes of each.
     memory: int
-    #: `GREENTHREAD_SIM_…` for the simulated engines.
-    engine_env: Mapping[str, str] = field(default_factory=dict)
 
 
 def images(folder: Folder, simulation: Simulation | None) -> dict[str, Image]:
@@ -41,7 +39,7 @@ def images(folder: Folder, simulation: Simulation | None) -> dict[str, Image]:
         gpus = {"GREENTHREAD_NVML": "localcluster.gpus.nvml", "GREENTHREAD_GPU_LEDGER": str(folder.ledger)}
         path = os.pathsep.join([str(ENGINE_BIN), os.environ.get("PATH", os.defpath)])
         base |= gpus
-        engine = gpus | {"PATH": path, "GREENTHREAD_PYTHON": sys.executable} | dict(simulation.engine_env)
+        engine = gpus | {"PATH": path, "GREENTHREAD_PYTHON": sys.executable}
     loopback = {"SIDECAR_HOST": ADDRESS, "GATEWAY_HOST": ADDRESS}
     return {
         "greenthread/controller": _python("controller", base),

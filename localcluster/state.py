@@ -52,8 +52,20 @@ class Folder:
         return self.path / "processes"
 
     @property
+    def settings(self) -> Path:
+        return self.path / "up.json"
+
+    @property
     def ledger(self) -> Path:
         return self.path / "gpus.sqlite"
+
+    def remembered(self) -> Remembered | None:
+        """What the last start chose; None when there was none or its note cannot be read."""
+        try:
+            old = json.loads(self.settings.read_text())
+            return Remembered(str(old["node"]), int(old["api_port"]), int(old["gateway_port"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def make(self) -> None:
         """Creates what is missing of it. Raises ClusterError when it cannot be written."""
@@ -102,12 +114,7 @@ class Remembered:
 
 def remember(folder: Folder, api_port: int | None, gateway_port: int | None) -> Remembered:
     """The node's name and the ports: those asked for, else those of last time, else free ones. Raises ClusterError."""
-    file = folder.path / "up.json"
-    try:
-        old = json.loads(file.read_text())
-        before = Remembered(str(old["node"]), int(old["api_port"]), int(old["gateway_port"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        before = Remembered(_node_name(socket.gethostname()), 0, 0)
+    before = folder.remembered() or Remembered(_node_name(socket.gethostname()), 0, 0)
     ports = Ports()
     now = Remembered(
         node=before.node,
@@ -115,9 +122,9 @@ def remember(folder: Folder, api_port: int | None, gateway_port: int | None) -> 
         gateway_port=_port(ports, "--gateway-port", gateway_port, before.gateway_port),
     )
     try:
-        file.write_text(json.dumps(asdict(now)))
+        folder.settings.write_text(json.dumps(asdict(now)))
     except OSError as error:
-        raise ClusterError(f"{file} cannot be written: {error.strerror}") from error
+        raise ClusterError(f"{folder.settings} cannot be written: {error.strerror}") from error
     return now
 
 
