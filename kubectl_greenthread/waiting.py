@@ -63,6 +63,7 @@ def slept(name: str) -> Goal:
         frozenset({"Slept", "GaveWay", "Preempted"}),
         frozenset({"EngineDied"}),
         f"{name} sleeps",
+        {str(Shown.SERVING)},  # that it served at first is no news
     )
 
 

@@ -12,7 +12,7 @@ from urllib.parse import urlencode, urlsplit
 from greenthread.kube import core
 from greenthread.kube.config import ClusterConfig
 from greenthread.kube.core import Object, ObjectList, Patch, Request, Response, WatchEvent
-from greenthread.kube.errors import ConfigError, Gone, Unreachable
+from greenthread.kube.errors import Gone, Unreachable
 from greenthread.kube.resources import Resource
 
 CONNECT_TIMEOUT = 10.0
@@ -131,8 +131,6 @@ class Client:
     def _connection(self, timeout: float) -> http.client.HTTPConnection:
         server = urlsplit(self.config.server)
         proxy = urlsplit(self.config.proxy())
-        if proxy.scheme not in ("", "http"):
-            raise ConfigError(f"proxy {self.config.proxy()}: only http:// proxies are supported")
         host, port = server.hostname or "", server.port or (443 if self._ssl else 80)
         if self._ssl is None:
             connection = http.client.HTTPConnection(proxy.hostname or host, proxy.port or port, timeout=timeout)

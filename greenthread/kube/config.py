@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -43,14 +43,14 @@ class ClusterConfig:
     source: str = ""
     ca: bytes | None = None
     client_certificate: bytes | None = None
-    client_key: bytes | None = None
+    client_key: bytes | None = field(default=None, repr=False)
     insecure: bool = False
     tls_server_name: str = ""
     proxy_url: str = ""
-    token: str = ""
+    token: str = field(default="", repr=False)
     token_file: str = ""
-    basic: tuple[str, str] | None = None
-    login: Login | None = None
+    basic: tuple[str, str] | None = field(default=None, repr=False)
+    login: Login | None = field(default=None, repr=False)
 
     @property
     def where(self) -> str:
@@ -61,18 +61,27 @@ class ClusterConfig:
 
     def authorization(self) -> str | None:
         """The value of the Authorization header, or None (anonymous, or a client certificate)."""
+        token = self.token
         if self.token_file:
-            return f"Bearer {_read(Path(self.token_file), 'the token').decode('ascii', 'replace').strip()}"
-        if self.token:
-            return f"Bearer {self.token}"
+            token = _read(Path(self.token_file), "the token").decode("ascii", "replace").strip()
+        if token:
+            if not (token.isascii() and token.isprintable()) or " " in token:
+                raise ConfigError(f"the token of {self.where} has characters that no token has: log in again")
+            return f"Bearer {token}"
         if self.basic:
             return "Basic " + base64.b64encode(":".join(self.basic).encode()).decode()
         return self.login.authorization() if self.login else None
 
     def proxy(self) -> str:
         """The proxy to go through, or `""`: the kubeconfig's, else the environment's; never for a loopback address."""
-        if self.proxy_url:
-            return self.proxy_url
+        found = self.proxy_url or self._environments_proxy()
+        if found and "://" not in found:
+            found = f"http://{found}"
+        if found and not found.startswith("http://"):
+            raise ConfigError(f"proxy {found}: only http:// proxies are supported")
+        return found
+
+    def _environments_proxy(self) -> str:
         names = ("HTTPS_PROXY", "https_proxy") if self.server.startswith("https:") else ("HTTP_PROXY", "http_proxy")
         found = next((os.environ[name] for name in names if os.environ.get(name)), "")
         if not found:
@@ -98,6 +107,8 @@ class ClusterConfig:
                 raise ConfigError(f"certificate-authority of {self.where}: not PEM certificates ({error})") from None
         # private authorities (kubeadm's and k3s', say) do not all follow the strictest profile, and kubectl takes them
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        # an intermediate certificate may be all that the kubeconfig trusts
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         if self.insecure:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -147,7 +158,7 @@ def load_config(
         paths, must_exist = [Path(environ.get("HOME") or os.path.expanduser("~")) / ".kube" / "config"], False
     merged = _Merged()
     for path in paths:
-        if must_exist or path.exists():
+        if must_exist or os.path.exists(path):
             merged.add(path, read_kubeconfig(path))
     if merged.empty and not (context or cluster or user):
         if "KUBERNETES_SERVICE_HOST" in environ and (SERVICE_ACCOUNT / "token").exists():
@@ -285,6 +296,8 @@ def _build(
     server = _text(cluster, "server", cluster_path).rstrip("/")
     if not server.startswith(("http://", "https://")):
         raise ConfigError(f"cluster {cluster_name} in {cluster_path}: server must start with https:// (is: {server!r})")
+    if not _is_address(server):
+        raise ConfigError(f"cluster {cluster_name} in {cluster_path}: server is no address: {server!r}")
     token_file = _text(user, "tokenFile", user_path)
     name, password = _text(user, "username", user_path), _text(user, "password", user_path)
     certificate = _material(user, "client-certificate", user_path)
@@ -315,6 +328,18 @@ def _build(
         basic=(name, password) if name else None,
         login=login,
     )
+
+
+def _is_address(server: str) -> bool:
+    from urllib.parse import urlsplit
+
+    try:
+        found = urlsplit(server)
+        return (
+            bool(found.hostname) and found.port != 0 and server.isascii() and server.isprintable() and " " not in server
+        )
+    except ValueError:
+        return False
 
 
 def _text(entry: dict[str, Any], key: str, path: Path) -> str:

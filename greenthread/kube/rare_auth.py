@@ -24,7 +24,7 @@ def load_yaml(text: str) -> Any:
     yaml = importlib.import_module("yaml")
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split())) from None
 
 

@@ -70,7 +70,7 @@ class Server:
                     self.end_headers()
                     self.wfile.write(raw)
                     self.wfile.flush()
-                    self.close_connection = answer.headers.get("connection") == "close"
+                    self.close_connection = "close" in (answer.headers.get("connection"), answer.headers.get("x-then"))
                     return
                 self.close_connection = True
                 self.end_headers()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import socket
 import ssl
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from greenthread.kube import core, errors
+from greenthread.kube.blocking import Client
+from greenthread.kube.config import ClusterConfig
 from greenthread.kube.resources import CRDS, GPUS, MODELS, NODES, PODS
 
 from .scripted import Answer, Asked, event, status
@@ -329,8 +332,70 @@ def test_broken_certificates_are_named(connect) -> None:
         connect("https://127.0.0.1:1", insecure=True, client_certificate=b"x", client_key=b"y")
 
 
-def test_an_http_proxy_is_used_when_the_kubeconfig_names_one(serve, connect) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with pytest.raises(errors.Unreachable):
-        connect("http://api.example:8001", proxy_url=f"http://127.0.0.1:{port}").get(NODES, "a")
+class Proxy:
+    """Forwards every CONNECT to one port of this machine, and remembers what was asked for."""
+
+    def __init__(self, port: int) -> None:
+        self.asked: list[str] = []
+        self._to = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://me:secret@127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += client.recv(4096)
+            self.asked.append(head.decode())
+            server = socket.create_connection(("127.0.0.1", self._to))
+            client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            for one, other in ((client, server), (server, client)):
+                threading.Thread(target=self._pump, args=(one, other), daemon=True).start()
+
+    def _pump(self, one: socket.socket, other: socket.socket) -> None:
+        try:
+            while data := one.recv(65536):
+                other.sendall(data)
+            other.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # either side left
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def test_the_kubeconfigs_proxy_is_used(serve, connect, certificates: Path) -> None:
+    server = serve(lambda asked: Answer(body={"ok": True}), _tls(certificates))
+    proxy = Proxy(server.port)
+    client = connect(
+        "https://api.example:6443",
+        ca=(certificates / "ca.crt").read_bytes(),
+        client_certificate=(certificates / "client.crt").read_bytes(),
+        client_key=(certificates / "client.key").read_bytes(),
+        proxy_url=proxy.url,
+    )
+    assert client.get(NODES, "a") == {"ok": True}
+    proxy.close()
+    assert proxy.asked[0].startswith("CONNECT api.example:6443 ")
+    assert "basic bwu6c2vjcmv0" in proxy.asked[0].lower()
+
+
+def test_a_connection_that_the_server_closed_while_idle_is_not_used_for_a_write(serve) -> None:
+    server = serve(lambda asked: Answer(body={}, headers={"x-then": "close"}))
+    client = Client(ClusterConfig(server.url), timeout=5)
+    for _ in range(3):
+        client.patch(MODELS, "a", {}, "prod")
+        # wait for the server's close, as an idle client would see it
+        assert client._kept is not None
+        client._kept.sock.recv(1, socket.MSG_PEEK)
+    assert (len(server.asked), server.connections) == (3, 3)
+
+
+def test_secrets_are_not_in_the_representation() -> None:
+    config = ClusterConfig("https://x", token="tok-secret", basic=("me", "pw-secret"), client_key=b"key-secret")
+    assert "secret" not in repr(config)

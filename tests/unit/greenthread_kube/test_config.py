@@ -153,6 +153,14 @@ def test_a_pod_uses_its_service_account_and_reads_its_token_anew(
     assert found.authorization() == "Bearer t2"
 
 
+def test_a_token_that_cannot_be_sent_is_refused(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    for content in (b"a\nb", b"a\xff", "é".encode()):
+        token.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"the token of here has characters"):
+            config.ClusterConfig("https://x", source="here", token_file=str(token)).authorization()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -173,6 +181,10 @@ def test_a_wrong_name_is_answered_with_the_right_ones(kubectls: str, options: An
         (one("a", "http://x"), r"no current context: pass --context.*contexts: a"),
         (one("a", "http://x", current="b"), r"current context b is not in"),
         (one("a", "127.0.0.1:8080", current="a"), r"must start with https://"),
+        (one("a", "https://:80", current="a"), r"server is no address"),
+        (one("a", "https://x:99999", current="a"), r"server is no address"),
+        (one("a", "https://x y", current="a"), r"server is no address"),
+        ("a: " + "[" * 5000, r"is not valid"),
         ("clusters: 3", r"clusters must be a list"),
         ("clusters:\n- cluster: 3\n  name: a\n", r"cluster a must be a mapping"),
         ("- a", r"is not a mapping"),
@@ -285,6 +297,10 @@ def test_the_environments_proxy_is_obeyed_but_not_for_this_machine(monkeypatch: 
     assert config.ClusterConfig("https://api.inside.example").proxy() == ""
     assert config.ClusterConfig("https://127.0.0.1:6443").proxy() == ""
     assert config.ClusterConfig("http://api.example").proxy() == ""
+    monkeypatch.setenv("HTTPS_PROXY", "proxy:3128")
+    assert config.ClusterConfig("https://api.example").proxy() == "http://proxy:3128"
+    with pytest.raises(ConfigError, match="only http:// proxies"):
+        config.ClusterConfig("https://api.example", proxy_url="socks5://proxy").proxy()
 
 
 def test_reading_a_kubeconfig_imports_no_library(kubectls: str) -> None:
