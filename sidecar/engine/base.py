@@ -31,15 +31,24 @@ class ProcessEngine:
     #: Paths of which one answers 200 when the engine can serve.
     health_paths: tuple[str, ...] = ("/health",)
 
-    def __init__(self, settings: Settings, on_exit: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        on_exit: Callable[[str], None],
+        process: EngineProcess | None = None,
+        memory: DeviceMemory | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """The last three are what a simulator puts in the place of real processes, devices and sockets."""
         self._settings = settings
         self._journal = Path(settings.run_dir) / "engine-operation.json"
-        self._process = EngineProcess(settings.run_dir, on_exit)
-        self._memory = DeviceMemory(settings.gpu_indices)
+        self._process = process or EngineProcess(settings.run_dir, on_exit)
+        self._memory = memory or DeviceMemory(settings.gpu_indices)
         self._before: list[int] | None = None
         self._http = httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{settings.engine_port}",
             timeout=None,  # noqa: S113 - each operation has its own
+            transport=transport,
             trust_env=False,
         )
 
@@ -59,10 +68,10 @@ class ProcessEngine:
         pids = self._process.family()
         if not pids:
             return [0] * len(self._settings.gpu_indices)
-        by_process = await asyncio.to_thread(self._memory.used_by, pids)
+        by_process = await self._memory.used_by(pids)
         if by_process is not None:
             return by_process
-        now = await asyncio.to_thread(self._memory.used)
+        now = await self._memory.used()
         if now is None or self._before is None:
             return None
         return [max(after - before, 0) for before, after in zip(self._before, now, strict=True)]
@@ -70,7 +79,7 @@ class ProcessEngine:
     async def leftovers_gone(self) -> None:
         """Returns when no process of an earlier pod of the same name holds memory on this pod's GPUs."""
         pod, own = self._settings.pod, self._process.family()
-        while await asyncio.to_thread(self._memory.used_by_pod, pod, own):  # noqa: ASYNC110 NVML tells no events
+        while await self._memory.used_by_pod(pod, own):  # noqa: ASYNC110 NVML tells no events
             await asyncio.sleep(_LEFTOVERS_EVERY)
 
     async def kill(self) -> None:
@@ -79,7 +88,7 @@ class ProcessEngine:
 
     async def start(self) -> None:
         timeout = self._settings.boot_timeout
-        self._before = await asyncio.to_thread(self._memory.used)
+        self._before = await self._memory.used()
         async with self._operation("start", timeout):
             await self._process.start(timeout)
             await self._healthy()

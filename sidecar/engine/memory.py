@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import logging
 import os
@@ -14,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class DeviceMemory:
-    """NVML's view of some devices. Works, and says None, where NVML is absent."""
+    """NVML's view of some devices, read off the loop. Works, and says None, where NVML is absent."""
 
     def __init__(self, indices: Sequence[int], module: str | None = None) -> None:
         """``module``: name of a module with pynvml's functions; by default ``$GREENTHREAD_NVML`` or ``pynvml``."""
@@ -31,21 +32,27 @@ class DeviceMemory:
             self._nvml = None
             log.warning("NVML does not start: memory is not measured (%s)", error)
 
-    def used(self) -> list[int] | None:
+    async def used(self) -> list[int] | None:
         """Bytes in use on each device, by anybody."""
-        if self._nvml is None:
-            return None
+        return await asyncio.to_thread(self._used) if self._nvml else None
+
+    async def used_by(self, pids: Iterable[int]) -> list[int] | None:
+        """Bytes that these processes use on each device; None when NVML shows no process at all (another namespace)."""
+        return await asyncio.to_thread(self._used_by, frozenset(pids)) if self._nvml else None
+
+    async def used_by_pod(self, pod: PodRef, other_than: Iterable[int]) -> bool:
+        """Whether a process of a pod of this name, ``other_than`` these, still holds memory on a device."""
+        return await asyncio.to_thread(self._used_by_pod, pod, frozenset(other_than)) if self._nvml else False
+
+    def _used(self) -> list[int] | None:
         try:
             return [int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle(index)).used) for index in self._indices]
         except self._nvml.NVMLError as error:
             log.warning("NVML cannot tell the memory in use: %s", error)
             return None
 
-    def used_by(self, pids: Iterable[int]) -> list[int] | None:
-        """Bytes that these processes use on each device; None when NVML shows no process at all (another namespace)."""
-        if self._nvml is None:
-            return None
-        wanted, visible, result = frozenset(pids), False, []
+    def _used_by(self, wanted: frozenset[int]) -> list[int] | None:
+        visible, result = False, []
         try:
             for index in self._indices:
                 processes = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle(index))
@@ -56,11 +63,7 @@ class DeviceMemory:
             return None
         return result if visible else None
 
-    def used_by_pod(self, pod: PodRef, other_than: Iterable[int]) -> bool:
-        """Whether a process of a pod of this name, ``other_than`` these, still holds memory on a device."""
-        if self._nvml is None:
-            return False
-        known = frozenset(other_than)
+    def _used_by_pod(self, pod: PodRef, known: frozenset[int]) -> bool:
         try:
             pids = {
                 process.pid

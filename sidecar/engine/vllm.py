@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 class VllmEngine(ProcessEngine):
     """Sleeps at level 1 (weights stay in pinned host memory) or 2 (weights are read back), by ``staging.pinned``."""
 
-    def __init__(self, settings: Settings, on_exit: Callable[[str], None]) -> None:
-        super().__init__(settings, on_exit)
+    def __init__(self, settings: Settings, on_exit: Callable[[str], None], **stand_ins: Any) -> None:
+        super().__init__(settings, on_exit, **stand_ins)
         self._level = 2
         self._level_file = Path(settings.run_dir) / "sleep-level"
 
