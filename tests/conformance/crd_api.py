@@ -23,6 +23,8 @@ class Api(Protocol):
 
     def request(self, method: str, path: str, body: Any = None, content_type: str = JSON) -> tuple[int, Any]: ...
 
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str: ...
+
 
 @dataclass(frozen=True)
 class Answer:
