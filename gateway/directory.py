@@ -176,6 +176,8 @@ class Directory:
                 if spelling[:1] == wanted[:1] or wanted in spelling:  # comparing with all would take too long
                     known.setdefault(spelling, self.short_name(model))
         hits = difflib.get_close_matches(wanted, known, n=6, cutoff=0.5)
+        if not hits and "/" in wanted:
+            return self.near(wanted.rpartition("/")[2])
         return list(dict.fromkeys(known[hit] for hit in hits))[:3]
 
     def short_name(self, model: Model) -> str:

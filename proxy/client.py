@@ -190,7 +190,11 @@ class ClientConnection(asyncio.Protocol):
         if self._transport.is_closing():
             return
         if exchange.close:
-            self._finish_connection()
+            if exchange.request.keep_alive or self._body_open or self._buffer:
+                self._finish_connection()
+            else:  # the client wanted it so and sends no more
+                self._closing = True
+                self._transport.close()
         elif self._body_open:
             self.resume_reading()  # the rest of the body is dropped
         elif not self._parsing:

@@ -258,7 +258,7 @@ class ChunkedDecoder:
 
     def __init__(self) -> None:
         self._state = self._SIZE
-        self._left = 0
+        self._left = 0  # bytes of the chunk, or of the CRLF after it
         self._line = b""  # the beginning of a line that is not complete
         self._trailer = 0
 
@@ -279,7 +279,16 @@ class ChunkedDecoder:
                 self._left -= stop - position
                 position = stop
                 if self._left == 0:
-                    state = self._DATA_END
+                    state, self._left = self._DATA_END, 2
+                continue
+            if state == self._DATA_END:
+                piece = data[position : position + self._left]
+                if not b"\r\n"[-self._left :].startswith(piece):
+                    raise ValueError("a chunk is longer than its size")
+                self._left -= len(piece)
+                position += len(piece)
+                if self._left == 0:
+                    state = self._SIZE
                 continue
             line_end = data.find(b"\r\n", position) if not self._line else -1
             if line_end >= 0:
@@ -299,11 +308,7 @@ class ChunkedDecoder:
                 if self._line[-2:] != b"\r\n":
                     raise ValueError("a line of the chunked coding does not end in CRLF")
                 line, self._line = self._line[:-2], b""
-            if state == self._DATA_END:
-                if line:
-                    raise ValueError("a chunk is longer than its size")
-                state = self._SIZE
-            elif state == self._SIZE:
+            if state == self._SIZE:
                 match = _CHUNK_LINE.fullmatch(line) if len(line) <= MAX_CHUNK_LINE else None
                 if match is None:
                     raise ValueError("a chunk size is malformed")

@@ -1,0 +1,247 @@
+"""Requests for a Model without a pod that can take them, and the choice among pods."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+
+import pytest
+
+from tests.unit.gateway.test_routes import CHAT, error, pod
+from tests.unit.gateway.world import SYSTEM, World, reply_json, request, world
+from tests.unit.proxy.harness import Answer
+
+KEY = (SYSTEM, "llama")
+
+
+async def asked(w: World, count: int = 1) -> list[asyncio.Task[Answer]]:
+    """Requests that are held."""
+    before = w.gateway.holds.held
+    tasks = [asyncio.create_task(w.post(f"/llama{CHAT}", {"n": i})) for i in range(count)]
+    await w.until(lambda: w.gateway.holds.held == before + count)
+    return tasks
+
+
+async def test_a_request_is_held_until_an_endpoint_appears() -> None:
+    async with world() as w:
+        await w.model("llama")
+        tasks = await asked(w, 5)
+        await w.sidecar("llama")
+        answers = await asyncio.gather(*tasks)
+        assert [pod(a) for a in answers] == ["llama-0"] * 5
+        assert answers[0].headers["server-timing"].startswith("hold;dur=")
+        assert w.gateway.holds.held == 0
+
+
+async def test_held_for_too_long_is_a_503_with_the_reason() -> None:
+    async with world(hold_timeout=0.05) as w:
+        await w.model("llama")
+        condition = {
+            "type": "Ready", "status": "False", "reason": "Booting", "message": "first boot, 40 s left",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }  # fmt: skip
+        await w.status("llama", phase="Staging", conditions=[condition])
+        await w.until(lambda: w.gateway.directory.models[KEY].status.phase == "Staging")
+        answer = await w.post(f"/llama{CHAT}", {})
+        assert (answer.status, error(answer)["code"]) == (503, "model_not_ready")
+        assert int(answer.headers["retry-after"]) >= 1
+        assert "phase Staging: first boot, 40 s left" in error(answer)["message"]
+        anthropic = await w.post("/llama/v1/messages", {})
+        assert error(anthropic)["type"] == "overloaded_error"
+
+
+async def test_the_number_of_held_requests_is_limited() -> None:
+    async with world(max_held=2) as w:
+        await w.model("llama")
+        await asked(w, 2)
+        answer = await w.post(f"/llama{CHAT}", {})
+        assert (answer.status, error(answer)["code"]) == (503, "overloaded")
+        await w.sidecar("llama")
+
+
+async def test_nobody_waits_in_vain() -> None:
+    from greenthread.kube.resources import MODELS
+
+    async with world() as w:
+        await w.model("llama")
+        (task,) = await asked(w)
+        await w.status("llama", phase="Failed")
+        answer = await task
+        assert (answer.status, error(answer)["code"]) == (503, "model_failed")
+        await w.status("llama", phase="Pending")
+        await w.until(lambda: w.gateway.directory.models[KEY].status.phase == "Pending")
+        (task,) = await asked(w)
+        await w.client.delete(MODELS, "llama", SYSTEM)
+        assert error(await task)["code"] == "model_not_found"
+        await w.model("empty", replicas=0)
+        answer = await w.post(f"/empty{CHAT}", {})
+        assert (answer.status, "replicas: 0" in error(answer)["message"]) == (503, True)
+
+
+async def test_a_held_client_that_leaves_is_dropped() -> None:
+    async with world() as w:
+        await w.model("llama")
+        client = await w.connect()
+        await client.send(request(f"/llama{CHAT}", {}))
+        await w.until(lambda: w.gateway.holds.held == 1)
+        client.close()
+        await w.until(lambda: w.gateway.holds.held == 0)
+        sidecar = await w.sidecar("llama")
+        assert sidecar.requests == []
+
+
+async def test_an_endpoint_that_cannot_be_connected_to_is_passed_over() -> None:
+    async with world() as w:
+        await w.model("llama")
+        await w.slice("llama", "dead", 1)
+        await w.sidecar("llama", "alive")
+        for _ in range(3):
+            assert pod(await w.post(f"/llama{CHAT}", {})) == "alive"
+
+
+async def test_an_endpoint_that_cannot_be_connected_to_is_tried_again() -> None:
+    async with world(avoid_unreachable=0.02, hold_timeout=0.3) as w:
+        await w.model("llama")
+        await w.slice("llama", "dead", 1)
+        answer = await w.post(f"/llama{CHAT}", {})
+        assert (answer.status, error(answer)["code"]) == (503, "model_not_ready")
+        assert "cannot be connected to" in error(answer)["message"]
+
+
+async def test_not_run_goes_to_another_endpoint_or_waits_for_one() -> None:
+    def leaving(head: bytes, body: bytes) -> bytes:
+        return reply_json({}, "503 Service Unavailable", "X-GreenThread-Not-Run: true\r\n")
+
+    async with world() as w:
+        await w.model("llama")
+        old = await w.sidecar("llama", "old")
+        old.reply = leaving
+        for path, value in ((f"/llama{CHAT}", {"a": "x" * 100_000}), (CHAT, {"model": "llama", "a": "x" * 3_000_000})):
+            task = asyncio.create_task(w.post(path, value))
+            await w.until(lambda: w.gateway.holds.held == 1)
+            new = await w.sidecar("llama", "new")
+            assert pod(await task) == "new"
+            assert json.loads(new.requests[-1][1]) == value
+            await w.remove_slice("llama", "new")
+            w.gateway.holds.of(KEY)._avoid.clear()
+        assert len(old.requests) == 2
+
+
+async def test_a_pod_that_serves_is_preferred_then_the_least_busy() -> None:
+    async with world() as w:
+        await w.model("llama")
+        a, b = await w.sidecar("llama", "a"), await w.sidecar("llama", "b")
+        for name in ("b", "a"):
+            await w.serving(name)
+            assert [pod(await w.post(f"/llama{CHAT}", {})) for _ in range(3)] == [name] * 3
+        await w.serving("a", "b")
+        go = asyncio.Event()
+        for sidecar in (a, b):
+            script = sidecar.upstream.script
+
+            async def slow(upstream, reader, writer, script=script):  # type: ignore[no-untyped-def]
+                await go.wait()
+                await script(upstream, reader, writer)
+
+            sidecar.upstream.script = slow
+        w.gateway.server.pool.close()
+        tasks = [asyncio.create_task(w.post(f"/llama{CHAT}", {})) for _ in range(6)]
+        gate = w.gateway.holds.of(KEY)
+        await w.until(lambda: sum(gate.in_flight.values()) == 6)
+        assert sorted(gate.in_flight.values()) == [3, 3]
+        go.set()
+        await asyncio.gather(*tasks)
+        assert gate.in_flight == {}
+
+
+async def test_ready_endpoints_first_terminating_ones_if_there_is_nothing_else() -> None:
+    async with world() as w:
+        await w.model("llama")
+        await w.sidecar("llama", "booting", ready=False, serving=False)
+        (task,) = await asked(w)
+        await w.sidecar("llama", "leaving", ready=False, serving=True, terminating=True)
+        assert pod(await task) == "leaving"
+        await w.sidecar("llama", "fresh")
+        assert pod(await w.post(f"/llama{CHAT}", {})) == "fresh"
+
+
+async def test_before_the_cluster_is_known_the_gateway_says_so() -> None:
+    async with world() as w:
+        w.gateway._waiting_for.add("models")
+        answer = await w.post(f"/llama{CHAT}", {})
+        assert (answer.status, error(answer)["code"], answer.headers["retry-after"]) == (503, "starting", "1")
+        assert (await w.get("/health")).status == 503
+        w.gateway._waiting_for.clear()
+        assert (await w.get("/health")).status == 200
+
+
+async def test_a_stop_tells_who_is_held_and_lets_the_rest_finish() -> None:
+    async with world() as w:
+        await w.model("llama")
+        await w.model("qwen")
+        sidecar = await w.sidecar("qwen")
+        script, go = sidecar.upstream.script, asyncio.Event()
+
+        async def slow(upstream, reader, writer):  # type: ignore[no-untyped-def]
+            await go.wait()
+            await script(upstream, reader, writer)
+
+        sidecar.upstream.script = slow
+        busy = asyncio.create_task(w.post(f"/qwen{CHAT}", {}))
+        (held,) = await asked(w)
+        await w.until(lambda: sidecar.upstream.connections == 1)
+        stopping = asyncio.create_task(w.gateway.stop())
+        answer = await held
+        assert (answer.status, error(answer)["code"], answer.headers["connection"]) == (503, "restarting", "close")
+        assert not stopping.done()
+        go.set()
+        assert pod(await busy) == "qwen-0"
+        await stopping
+
+
+async def test_metrics() -> None:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    from greenthread.kube.resources import MODELS
+
+    async def scrape() -> dict[tuple[str, str, str], float]:
+        families = text_string_to_metric_families((await w.get("/metrics")).body.decode())
+        samples = [sample for family in families for sample in family.samples]
+        return {(s.name, s.labels.get("model", "-"), s.labels.get("code", "-")): s.value for s in samples}
+
+    async with world() as w:
+        await w.model("llama")
+        await w.sidecar("llama")
+        for _ in range(3):
+            await w.post(f"/llama{CHAT}", {})
+        for i in range(50):
+            await w.post(f"/nobody{i}{CHAT}", {})
+        found = await scrape()
+        assert found["gthread_apiserver_requests_total", f"{SYSTEM}/llama", "200"] == 3
+        assert found["gthread_apiserver_requests_total", "", "404"] == 50, "unknown names make no series"
+        assert found["gthread_apiserver_request_duration_seconds_count", f"{SYSTEM}/llama", "-"] == 3
+        assert found["gthread_apiserver_in_flight_requests", "-", "-"] == 1, "this very scrape"
+        assert found["gthread_apiserver_models", "-", "-"] == 1
+        await w.client.delete(MODELS, "llama", SYSTEM)
+        await w.until(lambda: not w.gateway.directory.models)
+        assert not any(f"{SYSTEM}/llama" in key for key in await scrape()), "a deleted model's series go with it"
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        ({"HTTP_PORT": "x"}, "HTTP_PORT='x' is not a port"),
+        ({"HOLD_TIMEOUT": "5 minutes"}, "HOLD_TIMEOUT='5 minutes'"),
+        ({"KUBECONFIG": "/nonexistent"}, "gateway: "),
+    ],
+)
+async def test_what_is_wrong_at_the_start_is_one_line(env: dict[str, str], words: str) -> None:
+    program = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gateway", env={"PATH": "/usr/bin", **env}, stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await program.communicate()
+    assert program.returncode == 1
+    assert words in said.decode()
+    assert "Traceback" not in said.decode()
