@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds until a replica that broke gets a new pod: the first pause, doubled each time, and the longest.
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0
-#: Seconds until a name that somebody else has is tried again.
-CLASH_PAUSE = 30.0
+#: Seconds until what no watch tells is looked at again: nodes, and names that somebody else has.
+LOOK_AGAIN = 30.0
 #: Seconds until a cluster without the Gateway API is asked again.
 ROUTES_PAUSE = 600.0
 
@@ -93,7 +93,8 @@ class Reconciler:
     async def _pods(self, model: Model, obj: Object, hash8: str) -> tuple[list[str], float | None]:
         """Makes and deletes pods; returns why some could not be made, and when to look again (seconds)."""
         pods = self._own_pods(model)
-        wanted = plan(model.spec.replicas, hash8, pods, await self._lost_nodes(pods))
+        lost, suspected = await self._lost_nodes(pods)
+        wanted = plan(model.spec.replicas, hash8, pods, lost)
         loop_time = asyncio.get_running_loop().time()
         for removal in wanted.delete:
             if removal.broken:
@@ -105,7 +106,10 @@ class Reconciler:
         for pod in pods:
             if pod.ready:
                 self._pauses.pop((model.uid, pod.ordinal), None)
-        return await self._create(model, obj, hash8, pods, wanted)
+        problems, again = await self._create(model, obj, hash8, pods, wanted)
+        if suspected and again is None:
+            again = LOOK_AGAIN
+        return problems, again
 
     async def _create(
         self, model: Model, obj: Object, hash8: str, pods: Sequence[PodView], wanted: Plan
@@ -126,12 +130,12 @@ class Reconciler:
                 problems.append(f"replica {ordinal}: {found.reason}")
                 # most of what can help is a change of the GPUs, which is watched; nodes are not
                 self._store.unplaced.add((model.namespace, model.name))
-                again = CLASH_PAUSE
+                again = LOOK_AGAIN
                 break  # no place for one is no place for the next
             pod = make_pod(model, self._settings.pods, ordinal, found, memory, hostname(nodes, found.node))
             if not await self._create_pod(model, pod):
                 problems.append(f"replica {ordinal}: a pod {pod['metadata']['name']} of somebody else is in the way")
-                again = CLASH_PAUSE
+                again = LOOK_AGAIN
         told = "; ".join(problems) if self._key(model) in self._store.unplaced else ""
         if told and self._told.get(model.uid) != told:
             self._recorder.warning(model, "Unschedulable", told)
@@ -207,11 +211,15 @@ class Reconciler:
         pause = min(FIRST_PAUSE * 2.0 ** min(failures, 20), LONGEST_PAUSE)
         self._pauses[(model.uid, ordinal)] = (failures + 1, now + pause)
 
-    async def _lost_nodes(self, pods: Sequence[PodView]) -> set[str]:
-        """Nodes of these pods that the cluster no longer has. The agent's GPU objects go with their node."""
+    async def _lost_nodes(self, pods: Sequence[PodView]) -> tuple[set[str], set[str]]:
+        """Nodes of these pods that the cluster no longer has, and those whose GPU objects alone are gone.
+
+        GPU objects go with their node, by their owner reference; so the nodes themselves need no watch.
+        """
         with_gpus = {gpu.node for gpu in self._store.gpus()}
         suspects = {pod.node for pod in pods if pod.node and pod.node not in with_gpus}
-        return suspects - set(await self._nodes.all()) if suspects else set()
+        lost = suspects - set(await self._nodes.all()) if suspects else set()
+        return lost, suspects - lost
 
     def _own_pods(self, model: Model) -> list[PodView]:
         pods = self._store.pods_of(self._key(model))
@@ -239,7 +247,7 @@ class Reconciler:
         """Keeps Service and route. What is wrong with its addresses (reason, message), and when to look again."""
         clash = await self._service(model)
         if clash:
-            return ("NameTaken", clash), CLASH_PAUSE
+            return ("NameTaken", clash), LOOK_AGAIN
         await self._route(model)
         if not self._has_short_address(model):
             owner = network.short_address_owner(self._store.models_named(model.name))

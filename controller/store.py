@@ -172,8 +172,10 @@ class Store:
         if _device(before) != _device(after) or fault_before != self._faults.get(key, ""):
             for waiting in self.unplaced:
                 self._on_change(waiting)
-            for namespace, name, *_ in entries_after:
-                self._on_change((namespace, name))
+            node = after.node if after else before.node if before else ""
+            for owner, pod in self.pods():
+                if pod.node == node:
+                    self._on_change(owner)
 
 
 def _entries(gpu: Gpu | None) -> set[tuple[Any, ...]]:
