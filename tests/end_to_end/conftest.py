@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.cluster import TWO, Cluster
+from tests.testbeds.admin import Admin
+from tests.testbeds.programs import Missing, skip_or_fail
+
+#: Models of the node with one GPU: two of the small ones fit together, three do not; `big` needs the GPU alone.
+SMALL = ("ada", "bob", "cleo")
+BIG = "big"
+
+
+@pytest.fixture(scope="session")
+def running(api: Admin) -> Iterator[Cluster]:
+    """All parts on this API, with the Models that many tests share: started once for a run."""
+    try:
+        cluster = Cluster(api)
+    except Missing as missing:
+        skip_or_fail(missing)
+    with cluster:
+        for name in SMALL:
+            cluster.apply(name)
+        cluster.apply(BIG, gpuMemoryUtilization="0.90")
+        cluster.apply("twins", TWO, gpuMemoryUtilization="0.90", replicas=2)
+        cluster.apply("gang", TWO, gpuMemoryUtilization="0.90", tensorParallelSize=2)
+        yield cluster
+
+
+@pytest.fixture
+def cluster(running: Cluster) -> Iterator[Cluster]:
+    """The cluster, with the small Models and `big` asleep; afterwards no claim was wrong and no request ran twice."""
+    running.rest(*SMALL, BIG)
+    running.begin()
+    yield running
+    running.check()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Generator[None, Any, Any]:
+    report = yield
+    cluster = getattr(item, "funcargs", {}).get("running")
+    if report.failed and isinstance(cluster, Cluster):
+        report.sections.append(("cluster", cluster.picture()))
+    return report

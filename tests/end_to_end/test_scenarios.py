@@ -1,0 +1,495 @@
+"""Clients, people and accidents against a whole cluster: what the contract promises, seen from outside.
+
+Every test ends with the fixture's check that no engine was ever refused memory and that no request ran twice.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+
+import httpx
+import pytest
+
+from greenthread.gpu import State
+from greenthread.kube.errors import NotFound
+from greenthread.kube.resources import LEASES, MODELS, PODS
+from greenthread.units import GIB
+from tests.end_to_end.cluster import NAMESPACE, ONE, TWO, Cluster, kill, results
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
+
+LONG = {"max_tokens": 4000, "ignore_eos": True}
+
+
+# waking
+
+
+def test_a_request_wakes_a_sleeping_model_and_streams(cluster: Cluster) -> None:
+    stream = cluster.stream("ada", seconds=0.3)
+    text = stream.result()
+    assert text.startswith("This is ada, simulated.")
+    assert stream.done
+    assert cluster.history("ada") == [State.SLEEPING, State.WAKING, State.SERVING]
+    [run] = cluster.runs(stream.request_id)
+    assert run.outcome == "ok"
+    [entry] = cluster.occupants("ada")
+    measured = cluster.measured("ada")
+    assert entry.reserved == measured
+    # 0.45 of 96 GiB, and the engine's context
+    assert 43 * GIB < measured < 46 * GIB
+
+
+def test_a_sleeping_model_holds_no_memory(cluster: Cluster) -> None:
+    cluster.wake("ada")
+    used = cluster.ledgers[ONE].used_bytes(0)
+    assert used >= 43 * GIB
+    cluster.sleep("ada")
+    assert cluster.ledgers[ONE].used_bytes(0) == 0
+    cluster.until(lambda: cluster.gpus(ONE)[0].stats.used == 0, "the agent measures an empty GPU")
+
+
+def test_fifty_requests_for_a_sleeping_model_are_one_wake(cluster: Cluster) -> None:
+    before = _metric(cluster, "ada", "gthread_sidecar_wake_duration_seconds_count")
+    duplicates = _metric(cluster, "ada", "gthread_sidecar_wake_deduplications_total")
+    answers = results(cluster.chats("ada", 50))
+    assert [answer.status for answer in answers] == [200] * 50
+    assert cluster.history("ada") == [State.SLEEPING, State.WAKING, State.SERVING]
+    assert _metric(cluster, "ada", "gthread_sidecar_wake_duration_seconds_count") == before + 1
+    assert _metric(cluster, "ada", "gthread_sidecar_wake_deduplications_total") > duplicates
+    assert all(len(cluster.runs(answer.request_id)) == 1 for answer in answers)
+
+
+def test_what_needs_no_engine_does_not_wake_one(cluster: Cluster) -> None:
+    sidecar = cluster.sidecar("ada")
+    assert cluster.http.get(f"{sidecar}/health").status_code == 200
+    assert cluster.http.get(f"{sidecar}/ready").status_code == 503
+    status = cluster.http.get(f"{sidecar}/status").json()
+    assert (status["model"], status["state"], status["bootReady"]) == ("ada", "sleeping", True)
+    assert status["queue"] == {"inFlight": 0, "barriered": 0}
+    for url in (f"{sidecar}/v1/models", f"{cluster.gateway}/ada/v1/models", f"{cluster.gateway}/v1/models"):
+        assert "ada" in [model["id"] for model in cluster.http.get(url).json()["data"]]
+    for path in ("/sleep", "/wake_up", "/is_sleeping", "/collective_rpc", "/pause", "/v1/../sleep", "//sleep"):
+        for base in (sidecar, f"{cluster.gateway}/ada"):
+            assert cluster.http.post(base + path).status_code == 404, base + path
+    assert set(cluster.history("ada")) == {State.SLEEPING}
+
+
+def test_a_client_that_leaves_the_queue_runs_nothing(cluster: Cluster) -> None:
+    cluster.change("big", fairness={"popular": True})
+    cluster.wake("big")
+    sent = {"X-Request-Id": "test-left"}
+    with pytest.raises(httpx.ReadTimeout):
+        cluster.http.post(
+            f"{cluster.gateway}/ada/v1/completions", json={"prompt": "x"}, headers=sent, timeout=httpx.Timeout(1)
+        )
+    cluster.until(lambda: _barriered(cluster, "ada") == 0, "the client is dropped from the queue")
+    cluster.change("big", fairness={"popular": False})
+    cluster.sleep("big")
+    assert cluster.chat("ada").status == 200
+    assert cluster.runs("test-left") == []
+
+
+# sharing
+
+
+def test_two_models_that_do_not_fit_together_swap(cluster: Cluster) -> None:
+    for model, other in (("big", "ada"), ("ada", "big"), ("big", "ada")):
+        answer = cluster.chat(model)
+        assert answer.content.startswith(f"This is {model}, simulated.")
+        assert cluster.reserved(other) == 0
+        assert cluster.serving(ONE) == {model}
+
+
+def test_a_full_gpu_gives_the_memory_of_the_least_recently_used(cluster: Cluster) -> None:
+    # busy ones do not give way: only preemption makes room
+    first = cluster.stream("bob", seconds=3)
+    first.started()
+    second = cluster.stream("ada", seconds=3)
+    second.started()
+    cluster.until(lambda: cluster.serving(ONE) == {"ada", "bob"}, "two models share the GPU")
+    assert "This is bob" in first.result()
+    assert "This is ada" in second.result()
+    for name in ("ada", "bob"):
+        cluster.change(name, fairness={"yieldAfter": "0s"})
+    assert cluster.chat("bob").status == 200  # so ada is the one that was used longer ago
+    assert cluster.chat("cleo").status == 200
+    assert cluster.serving(ONE) == {"bob", "cleo"}
+    assert set(cluster.history("bob")) == {State.SLEEPING, State.WAKING, State.SERVING}
+    cluster.until(lambda: "Preempted" in _reasons(cluster, "ada"), "ada tells that it was preempted")
+    cluster.until(lambda: "Preempting" in _reasons(cluster, "cleo"), "cleo tells whom it preempted")
+
+
+def test_an_idle_model_gives_way_before_anybody_is_preempted(cluster: Cluster) -> None:
+    cluster.change("big", fairness={"maxWaitTime": "30s"})
+    cluster.wake("ada")
+    answer = cluster.chat("big")
+    assert answer.status == 200
+    assert answer.seconds < 15
+    cluster.until(lambda: "GaveWay" in _reasons(cluster, "ada"), "ada tells that it gave way")
+    assert "Preempting" not in _reasons(cluster, "big")
+
+
+def test_a_popular_model_stays_and_the_503_names_it(cluster: Cluster) -> None:
+    cluster.change("big", fairness={"popular": True})
+    cluster.wake("big")
+    cluster.delete("short")
+    cluster.apply("short")  # its boot waits too, and holds up nobody
+    waiting = cluster.chats("ada", 1, timeout=300)
+    cluster.until(lambda: _barriered(cluster, "ada") == 1, "the request waits")
+    why = cluster.http.get(f"{cluster.sidecar('ada')}/status").json()["why"]
+    assert "big" in why
+    assert "pinned" in why
+    assert not cluster.waits("ada"), "who cannot fit has no intents"
+    cluster.never(lambda: cluster.states("big") != [State.SERVING], "big left its GPU", seconds=1)
+    cluster.change("big", fairness={"popular": False})
+    assert results(waiting)[0].status == 200
+    cluster.delete("short")
+
+
+def test_min_runtime_is_honoured(cluster: Cluster) -> None:
+    cluster.change("ada", fairness={"minRuntime": "3s"})
+    cluster.wake("ada")
+    [entry] = cluster.occupants("ada")
+    assert entry.became_serving_at is not None
+    assert cluster.chat("big").status == 200
+    # read from the writes themselves: big's first claim, and ada's end
+    claims = [o for gpu in _seen(cluster) for o in gpu.occupants if o.model == "big" and o.became_serving_at]
+    served = (claims[0].became_serving_at - entry.became_serving_at).total_seconds()
+    assert served >= 3, f"ada had to go after {served:.2f} s"
+    assert served < 10
+
+
+def test_a_gang_takes_both_gpus_or_none(cluster: Cluster) -> None:
+    cluster.rest("gang", "twins")
+    cluster.change("gang", fairness={"yieldAfter": "0s"})
+    cluster.begin()
+    # wakes both replicas, each on a GPU of its own
+    cluster.until(lambda: cluster.chat("twins").status == 200, "a twin serves")
+    for number in (0, 1):
+        assert cluster.chat("twins", through=cluster.sidecar("twins", number)).status == 200
+    assert [gpu.index for gpu in cluster.gpus(TWO) for o in gpu.occupants if o.state is State.SERVING] == [0, 1]
+    assert cluster.chat("gang").content.startswith("This is gang, simulated.")
+    assert cluster.reserved("twins") == 0
+    assert [o.state for o in cluster.occupants("gang")] == [State.SERVING, State.SERVING]
+    assert cluster.model("gang")["status"]["gpus"] == "0,1"
+    per_gpu = cluster.measured("gang")
+    assert [cluster.ledgers[TWO].used_bytes(index) for index in (0, 1)] == [per_gpu, per_gpu]
+    # and one replica of the twins takes the gang's place on both
+    assert cluster.chat("twins").status == 200
+    cluster.until(lambda: cluster.reserved("gang") == 0, "the gang leaves both GPUs")
+
+
+def test_other_programs_memory_counts(cluster: Cluster) -> None:
+    [gpu] = cluster.gpus(ONE)
+    with cluster.foreign_memory(ONE, 0, 60 * GIB):
+        cluster.until(lambda: cluster.gpus(ONE)[0].foreign == 60 * GIB, "the agent counts foreign memory")
+        waiting = cluster.chats("ada", 1)
+        cluster.until(lambda: _barriered(cluster, "ada") == 1, "the request waits")
+        why = cluster.http.get(f"{cluster.sidecar('ada')}/status").json()["why"]
+        assert "other programs use 60" in why
+        assert cluster.reserved("ada") == 0
+        available = _available(cluster, gpu.name)
+        assert available == gpu.total - 60 * GIB
+    assert results(waiting)[0].status == 200
+
+
+# draining
+
+
+def test_a_stream_in_flight_ends_before_the_model_sleeps_and_new_requests_wait(cluster: Cluster) -> None:
+    stream = cluster.stream("ada", seconds=2)
+    stream.started()
+    cluster.change("ada", {"greenthread.ai/sleep": _now()})
+    cluster.until(lambda: cluster.states("ada") == [State.DEACTIVATING], "ada drains")
+    late = cluster.chats("ada", 3)
+    cluster.until(lambda: _barriered(cluster, "ada") == 3, "new requests queue")
+    assert not stream.done
+    assert cluster.states("ada") == [State.DEACTIVATING]
+    stream.result()
+    assert stream.done, "the stream was cut"
+    assert [answer.status for answer in results(late)] == [200] * 3
+    assert cluster.history("ada") == [
+        State.SLEEPING, State.WAKING, State.SERVING, State.DEACTIVATING, State.SLEEPING, State.WAKING, State.SERVING,
+    ]  # fmt: skip
+
+
+def test_a_drain_that_takes_too_long_is_cut_off(cluster: Cluster) -> None:
+    cluster.change("ada", sleep={"drainTimeout": "1s"})
+    stream = cluster.stream("ada", seconds=30)
+    stream.started()
+    before = _metric(cluster, "ada", "gthread_sidecar_preemption_barrier_timeouts_total")
+    cluster.change("ada", {"greenthread.ai/sleep": _now()})
+    cluster.until(lambda: cluster.states("ada") == [State.SLEEPING], "ada sleeps without waiting for the end")
+    assert _metric(cluster, "ada", "gthread_sidecar_preemption_barrier_timeouts_total") == before + 1
+    assert len(stream.result()) < 30_000
+
+
+# accidents
+
+
+def test_a_sidecar_killed_while_waking_is_repaired(cluster: Cluster) -> None:
+    [pod] = cluster.pods_of("ada")
+    engines = cluster.engine_pids("ada")
+    cluster.http.post(f"{cluster.engine('ada')}/simulate", json={"wake": "slow:3s"}).raise_for_status()
+    lost = cluster.background(cluster.chat, "ada", through=cluster.sidecar("ada"))
+    cluster.until(lambda: cluster.states("ada") == [State.WAKING], "ada wakes")
+    assert cluster.gpus(ONE)[0].wake_lock is not None
+    kill(cluster.pid(pod, "sidecar"))
+    with pytest.raises(httpx.TransportError):
+        lost.result(30)
+    cluster.until(
+        lambda: cluster.states("ada") == [State.SLEEPING] and cluster.gpus(ONE)[0].wake_lock is None,
+        "the sidecar comes back, lets the engine come to rest, and frees lock and memory",
+    )
+    assert cluster.reserved("ada") == 0
+    assert cluster.chat("ada").status == 200
+    [pod] = cluster.pods_of("ada")
+    assert _restarts(pod) == {"sidecar": 1, "vllm": 0}
+    assert cluster.engine_pids("ada") == engines, "the engine was started a second time"
+
+
+def test_an_engine_killed_while_serving_boots_again_under_a_claim(cluster: Cluster) -> None:
+    stream = cluster.stream("ada", seconds=30)
+    stream.started()
+    [old] = cluster.engine_pids("ada")
+    kill(old)
+    with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError, AssertionError)):
+        stream.result()
+    assert not stream.done
+    assert cluster.chat("ada").status == 200
+    assert State.CONVERTING in cluster.history("ada"), "it booted without a claim"
+    [new] = cluster.engine_pids("ada")
+    assert new != old
+    assert [gpu.foreign for gpu in cluster.gpus(ONE)] == [0]
+    cluster.until(lambda: "EngineDied" in _reasons(cluster, "ada"), "the Model tells that its engine died")
+
+
+def test_an_engine_that_fails_to_wake_is_told_and_boots_again(cluster: Cluster) -> None:
+    cluster.http.post(f"{cluster.engine('ada')}/simulate", json={"wake": "fail"}).raise_for_status()
+    answer = cluster.chat("ada")
+    assert answer.status == 503
+    assert int(answer.headers["retry-after"]) >= 1
+    assert "wake" in answer.error
+    cluster.until(lambda: cluster.chat("ada").status == 200, "it serves after a new boot")
+
+
+def test_the_agent_restarts(cluster: Cluster) -> None:
+    pod = cluster.view.get(PODS, "greenthread-agent")
+    kill(cluster.pid(pod, "agent"))
+    assert cluster.chat("ada").status == 200  # nobody waits for an agent
+    cluster.until(
+        lambda: _restarts(cluster.view.get(PODS, "greenthread-agent"))["agent"] >= 1
+        and cluster.is_ready(cluster.view.get(PODS, "greenthread-agent")),
+        "the agent is back",
+    )
+    with cluster.foreign_memory(ONE, 0, 3 * GIB):
+        cluster.until(lambda: cluster.gpus(ONE)[0].foreign == 3 * GIB, "the agent measures again")
+    cluster.until(lambda: cluster.gpus(ONE)[0].foreign == 0, "the agent sees it go")
+    assert [o.model for o in cluster.gpus(ONE)[0].occupants if o.reserved] == ["ada"]
+
+
+def test_another_controller_takes_over(cluster: Cluster) -> None:
+    spare = "greenthread-controller-spare"
+    cluster.second_controller(spare)
+    leader = cluster.leader()
+    assert leader
+    cluster.kube.delete(PODS, leader, NAMESPACE, grace_seconds=0)  # SIGKILL: it cannot give the lead back
+    assert cluster.chat("ada").status == 200  # models wake without a controller
+    cluster.apply("late")
+    cluster.ready("late", seconds=60)
+    assert cluster.leader() not in ("", leader)
+    assert cluster.chat("late").status == 200
+    cluster.delete("late")
+    for pod in cluster._system_pods():
+        if pod["metadata"]["name"] == leader:
+            cluster.until(lambda: cluster.view.get(PODS, leader) is None, "the old leader's pod is gone")
+            cluster.kube.create(PODS, pod)
+    lease = cluster.kube.get(LEASES, "greenthread-controller", NAMESPACE)
+    assert lease["spec"]["leaseTransitions"] >= 1
+
+
+# life of a Model
+
+
+def test_a_changed_spec_replaces_the_pod_and_loses_no_request(cluster: Cluster) -> None:
+    assert cluster.chat("ada").status == 200
+    [old] = cluster.pods_of("ada")
+    answers = []
+
+    def ask_until_replaced() -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            answers.extend(results(cluster.chats("ada", 2)))
+            names = [pod["metadata"]["name"] for pod in cluster.pods_of("ada")]
+            if old["metadata"]["name"] not in names:
+                return
+
+    cluster.change("ada", extraArgs=["--max-model-len", "2048"])
+    ask_until_replaced()
+    cluster.ready("ada")
+    [new] = cluster.pods_of("ada")
+    assert new["metadata"]["name"] != old["metadata"]["name"]
+    assert "2048" in new["spec"]["containers"][1]["args"]
+    failed = [answer for answer in answers if answer.status != 200]
+    assert not failed, f"{len(failed)} of {len(answers)} requests were lost: {failed[:3]}"
+    assert cluster.chat("ada").status == 200
+    pods = {occupant.pod.name for occupant in cluster.occupants("ada")}
+    assert pods == {new["metadata"]["name"]}
+    cluster.change("ada", extraArgs=None)
+    cluster.ready("ada")
+
+
+def test_replicas_from_one_to_two_and_back(cluster: Cluster) -> None:
+    cluster.rest("gang", "twins")
+    cluster.change("twins", replicas=1)
+    cluster.until(lambda: len(cluster.pods_of("twins")) == 1, "one pod is left")
+    cluster.until(lambda: len(cluster.occupants("twins")) == 1, "its GPU entry goes too")
+    assert cluster.chat("twins").status == 200
+    stream = cluster.stream("twins", seconds=2)
+    stream.started()
+    cluster.change("twins", replicas=2)
+    cluster.ready("twins")
+    assert len(cluster.pods_of("twins")) == 2
+    assert {(o.pod.name[-10], gpu.index) for gpu in cluster.gpus(TWO) for o in gpu.occupants if o.model == "twins"}
+    indices = [pod["metadata"]["annotations"]["greenthread.ai/gpus"] for pod in cluster.pods_of("twins")]
+    assert sorted(indices) == ["0", "1"], "each replica claims its own GPU"
+    stream.result()
+    assert stream.done
+    assert cluster.chat("twins").status == 200
+    status = cluster.until(
+        lambda: s if (s := cluster.model("twins")["status"])["replicas"] == 2 else None, "the status counts two"
+    )
+    assert status["readyReplicas"] == 2
+
+
+def test_zero_replicas_answer_503_and_say_so(cluster: Cluster) -> None:
+    cluster.change("cleo", replicas=0)
+    cluster.until(lambda: not cluster.pods_of("cleo"), "the pod goes")
+    cluster.until(lambda: not cluster.occupants("cleo"), "its GPU entry goes")
+    assert cluster.condition("cleo", "Ready") == "False"
+    cluster.change("cleo", replicas=1)
+    cluster.ready("cleo")
+    assert cluster.chat("cleo").status == 200
+
+
+def test_a_deleted_model_drains_and_leaves_nothing(cluster: Cluster) -> None:
+    cluster.apply("brief")
+    cluster.ready("brief")
+    stream = cluster.stream("brief", seconds=2)
+    stream.started()
+    cluster.delete("brief", wait=False)
+    model = cluster.kube.get(MODELS, "brief", NAMESPACE)
+    assert model["metadata"]["finalizers"] == ["greenthread.ai/drain"]
+    stream.result()
+    assert stream.done, "the stream was cut"
+    cluster.until(lambda: cluster.view.get(MODELS, "brief") is None, "the finalizer goes")
+    assert cluster.pods_of("brief") == []
+    cluster.until(lambda: cluster.occupants("brief") == [], "its GPU entries go")
+    assert cluster.ledgers[ONE].used_bytes(0) == 0
+    answer = cluster.chat("brief")
+    assert answer.status == 404
+    with pytest.raises(NotFound):
+        cluster.kube.get(MODELS, "brief", NAMESPACE)
+
+
+# the gateway
+
+
+def test_an_unknown_model_is_404_and_near_names_are_named(cluster: Cluster) -> None:
+    for answer in (cluster.chat("cleoo"), cluster.chat("cleoo", through=cluster.gateway)):
+        assert answer.status == 404
+        assert answer.json["error"]["code"] == "model_not_found"
+        assert "cleo" in answer.error.split("Did you mean")[1]
+    body = {"model": "cleoo", "max_tokens": 5, "messages": [{"role": "user", "content": "x"}]}
+    answer = cluster.post(f"{cluster.gateway}/v1/messages", body)
+    assert answer.status == 404
+    assert answer.json["type"] == "error"
+    assert answer.json["error"]["type"] == "not_found_error"
+
+
+def test_one_address_for_all_takes_names_and_hugging_face_ids(cluster: Cluster) -> None:
+    for name in ("ada", "tests/ada-1b", f"{NAMESPACE}/ada"):
+        answer = cluster.chat(name, through=cluster.gateway)
+        assert answer.status == 200, (name, answer)
+        assert "simulated" in answer.content
+    assert cluster.chat("ada", through=f"{cluster.gateway}/{NAMESPACE}/ada").status == 200
+    listed = {model["id"]: model for model in cluster.http.get(f"{cluster.gateway}/v1/models").json()["data"]}
+    assert {"ada", "tests/ada-1b", "big", "gang"} <= set(listed)
+    assert listed["ada"]["object"] == "model"
+
+
+@pytest.mark.parametrize("anthropic", [False, True])
+@pytest.mark.parametrize("through", ["gateway", "model", "sidecar"])
+def test_malformed_requests_are_told_in_the_apis_own_shape(cluster: Cluster, through: str, anthropic: bool) -> None:
+    path = "/v1/messages" if anthropic else "/v1/chat/completions"
+    base = {"gateway": cluster.gateway, "model": f"{cluster.gateway}/ada", "sidecar": cluster.sidecar("ada")}[through]
+    for body in (b"{not json", b"", b"[1, 2]", b'{"model": "ada", "messages": 7}'):
+        answer = cluster.post(base + path, body)
+        assert answer.status in (400, 422), (body, answer)
+        error = answer.json["error"]
+        assert error["message"]
+        if anthropic:
+            assert answer.json["type"] == "error"
+            assert error["type"] == "invalid_request_error"
+    assert cluster.chat("ada").status == 200
+
+
+@pytest.mark.parametrize("anthropic", [False, True])
+def test_an_oversized_request_is_413_in_the_apis_own_shape(cluster: Cluster, anthropic: bool) -> None:
+    path = "/v1/messages" if anthropic else "/v1/chat/completions"
+    body = b'{"model": "ada", "messages": [], "x": "' + b"x" * (65 * 1024 * 1024) + b'"}'
+    try:
+        answer = cluster.post(f"{cluster.gateway}{path}", body)
+    except httpx.TransportError:
+        pytest.fail("the answer was lost because the connection was reset while the body was sent")
+    assert answer.status == 413
+    assert answer.json["error"]["message"]
+    if anthropic:
+        assert answer.json["error"]["type"] == "request_too_large"
+    assert cluster.chat("ada").status == 200
+
+
+# helpers
+
+
+def _metric(cluster: Cluster, model: str, name: str) -> float:
+    """The sum over a metric's labels, at the sidecar of the Model's first pod."""
+    text = cluster.http.get(f"{cluster.sidecar(model)}/metrics").text
+    found = re.findall(rf"^{name}(?:\{{[^}}]*\}})? ([0-9.e+]+)$", text, re.MULTILINE)
+    assert found, f"the sidecar of {model} has no {name}"
+    return sum(map(float, found))
+
+
+def _barriered(cluster: Cluster, model: str) -> int:
+    return int(cluster.http.get(f"{cluster.sidecar(model)}/status").json()["queue"]["barriered"])
+
+
+def _reasons(cluster: Cluster, model: str) -> list[str]:
+    return [event["reason"] for event in cluster.events(model)]
+
+
+def _restarts(pod: dict | None) -> dict[str, int]:
+    assert pod is not None
+    return {status["name"]: status["restartCount"] for status in pod["status"]["containerStatuses"]}
+
+
+def _available(cluster: Cluster, gpu: str) -> int:
+    from greenthread.kube.resources import GPUS
+
+    return int(cluster.kube.get(GPUS, gpu, NAMESPACE)["status"]["availableMemoryBytes"])
+
+
+def _seen(cluster: Cluster):
+    from greenthread.gpu import Gpu
+    from greenthread.kube.resources import GPUS
+
+    return [Gpu.from_object(obj) for obj in cluster.view.history(GPUS)]
+
+
+def _now() -> str:
+    from datetime import UTC, datetime
+
+    from greenthread.clock import format_time
+
+    return format_time(datetime.now(UTC))
