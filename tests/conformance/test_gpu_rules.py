@@ -477,3 +477,46 @@ def race(write: Callable[[str], Answer]) -> list[Answer]:
 
     with ThreadPoolExecutor(32) as pool:
         return list(pool.map(until_answered, [f"pod-{number}" for number in range(32)]))
+
+
+@pytest.mark.parametrize("value", [-1, 2**50 + 1])
+@pytest.mark.parametrize("field", ["totalMemoryBytes", "availableMemoryBytes", "foreignMemoryBytes"])
+def test_memory_is_from_0_to_2_to_the_50_bytes(crd_api: Api, field: str, value: int) -> None:
+    gpu = Gpu(crd_api, EMPTY)
+    answer = gpu.merge({field: value})
+    assert answer.status == 422
+    assert [where for where, _ in answer.causes] == [f"status.{field}"]
+
+
+@pytest.mark.parametrize("missing", ["node", "index", "totalMemoryBytes"])
+def test_a_device_has_a_node_an_index_and_memory(crd_api: Api, missing: str) -> None:
+    answer = Gpu(crd_api).merge({key: value for key, value in EMPTY.items() if key != missing})
+    assert [cause for cause in answer.causes if cause == (f"status.{missing}", "Required value")], answer.causes
+
+
+@pytest.mark.parametrize("missing", ["modelName", "state"])
+def test_an_occupant_says_its_model_and_state(crd_api: Api, missing: str) -> None:
+    answer = Gpu(crd_api, EMPTY).merge({"occupants": [{k: v for k, v in occupant("a").items() if k != missing}]})
+    assert (f"status.occupants[0].{missing}", "Required value") in answer.causes
+
+
+@pytest.mark.parametrize("missing", ["modelName", "requestedMemoryBytes", "since"])
+def test_an_intent_says_its_model_its_bytes_and_since_when(crd_api: Api, missing: str) -> None:
+    answer = Gpu(crd_api, EMPTY).merge(
+        {"preemptionIntents": [{k: v for k, v in intent("a", 1).items() if k != missing}]}
+    )
+    assert (f"status.preemptionIntents[0].{missing}", "Required value") in answer.causes
+
+
+@pytest.mark.parametrize("missing", ["holder", "acquiredAt"])
+def test_a_lock_says_who_holds_it_and_since_when(crd_api: Api, missing: str) -> None:
+    answer = Gpu(crd_api, EMPTY).merge({"wakeLock": {k: v for k, v in lock("a").items() if k != missing}})
+    assert (f"status.wakeLock.{missing}", "Required value") in answer.causes
+
+
+def test_lists_are_bounded(crd_api: Api) -> None:
+    gpu = Gpu(crd_api, EMPTY)
+    intents = gpu.merge({"preemptionIntents": [intent(f"p{number}", 1) for number in range(65)]})
+    victims = gpu.merge({"preemptionIntents": [intent("a", 1, *(f"p{number}" for number in range(65)))]})
+    for answer, where in ((intents, "status.preemptionIntents"), (victims, "status.preemptionIntents[0].victims")):
+        assert [field for field, text in answer.causes if "must have at most 64 items" in text] == [where]
