@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -129,6 +130,23 @@ def test_what_cannot_be_installed_is_told_and_fails_only_in_ci(
     (nothing_here / "bin" / "etcd").touch(mode=0o755)
     assert install.main(["kube"]) == 1
     assert "built with Go, and there is no `go` on the PATH. Install Go 1.26" in capsys.readouterr().err
+
+
+def test_two_installs_at_once_wait_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said, order = threading.Event(), []
+    monkeypatch.setattr(install, "_say", lambda text: said.set())
+
+    def second() -> None:
+        with install._locked(tmp_path / "bed"):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with install._locked(tmp_path / "bed"):
+        thread.start()
+        assert said.wait(10), "it does not say that it waits"
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
 
 
 def test_an_unknown_bed_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
