@@ -1,4 +1,4 @@
-"""`greenthread demo`: the whole program with simulated GPUs, six models, and clients that make them wake and give way."""
+"""`greenthread demo`: the whole program with simulated GPUs, six models, and clients that make them give way."""
 
 from __future__ import annotations
 
@@ -104,7 +104,8 @@ async def _steps(stage: Stage, demonstration: Demonstration) -> None:
 @contextmanager
 def _cluster(folder: Folder) -> Iterator[Remembered]:
     """`greenthread up` as a child, the way a person would start it. It ends with us, however we end."""
-    recipes = manifests.packaged("recipes")
+    options = ["--state-dir", str(folder.path), "-f", str(manifests.packaged("recipes"))]
+    options += ["--simulate-gpus", str(GPUS), "--gpu-memory", MEMORY]
     parent = os.getpid()
 
     def in_child() -> None:
@@ -113,8 +114,7 @@ def _cluster(folder: Folder) -> Iterator[Remembered]:
             os._exit(1)
 
     child = subprocess.Popen(
-        [sys.executable, "-P", "-m", "localcluster.up", "--state-dir", str(folder.path), "-f", str(recipes)]
-        + ["--simulate-gpus", str(GPUS), "--gpu-memory", MEMORY],
+        [sys.executable, "-P", "-m", "localcluster.up", *options],
         env=os.environ | ENGINES,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

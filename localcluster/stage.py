@@ -1,4 +1,4 @@
-"""What the demonstration sees and does: requests through the OpenAI SDK, facts from the Kubernetes API and the ledger."""
+"""What the demonstration sees and does: requests through the OpenAI SDK, facts from the Kubernetes API."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import openai
 from greenthread.gpu import Gpu, Occupant, State
 from greenthread.kube.aio import AsyncClient
 from greenthread.kube.reflector import Reflector
-from greenthread.kube.resources import EVENTS, GPUS, MODELS
+from greenthread.kube.resources import EVENTS, GPUS, MODELS, PODS
 from greenthread.model import Model
-from greenthread.names import ANNOTATION_RECORD, DEFAULT_NAMESPACE
+from greenthread.names import ANNOTATION_RECORD, DEFAULT_NAMESPACE, LABEL_MODEL
+from greenthread.snapshot import Report
 
 Object = dict[str, Any]
 
@@ -72,12 +73,13 @@ class Stage:
         )
         self._models = Reflector(client, MODELS, on_event=lambda *_: self._changed.set())
         self._gpus = Reflector(client, GPUS, on_event=lambda *_: self._changed.set())
+        self._pods = Reflector(client, PODS, DEFAULT_NAMESPACE, on_event=lambda *_: self._changed.set())
         self._events = Reflector(client, EVENTS, DEFAULT_NAMESPACE, on_event=self._on_event)
 
     async def watch(self) -> None:
         """Keeps everything up to date until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for reflector in (self._models, self._gpus, self._events):
+            for reflector in (self._models, self._gpus, self._pods, self._events):
                 group.create_task(reflector.run())
 
     def models(self) -> dict[str, Model]:
@@ -96,6 +98,12 @@ class Stage:
         """Whether the GPU objects say so, on every GPU that the model has."""
         entries = self.on_gpu(model)
         return bool(entries) and all(entry.state is state for entry in entries)
+
+    def at_rest(self) -> bool:
+        """Whether every sidecar says that nothing is in flight or queued; they tell every few seconds."""
+        pods = [pod for pod in self._pods.objects.values() if LABEL_MODEL in (pod["metadata"].get("labels") or {})]
+        reports = [Report.from_pod(pod) for pod in pods]
+        return all(report is not None and not report.in_flight and not report.queued for report in reports)
 
     def stories(self, model: str, reason: str) -> list[Story]:
         return [story for story in self._stories if (story.model, story.reason) == (model, reason)]

@@ -1,4 +1,4 @@
-"""The demonstration's steps: what is asked, and what must then be true. Every line it prints was checked or measured."""
+"""The demonstration's steps: what is asked, and what must then be true. Every printed line was checked or measured."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ class Demonstration:
         await self.gang(cast)
         await self.crowd(cast)
         self.honest()
+        await self._stage.until(self._stage.at_rest, STEP, "that every sidecar reports no request in flight or queued")
 
     # telling
 
@@ -118,7 +119,7 @@ class Demonstration:
         story = await self._story(cast.intruder, "Woke", before)
         evicted = await self._story(cast.first, "Preempted", 0)
         self.check(
-            evicted.record.get("for_model") == cast.intruder and cast.first in story.record.get("victims", []),
+            evicted.record.get("forModel") == cast.intruder and cast.first in story.record.get("victims", []),
             f"victim: {cast.first}, {evicted.record.get('reason')}: {evicted.text}",
         )
         self.check(
@@ -137,7 +138,7 @@ class Demonstration:
         left = await self._story(cast.second, "GaveWay", 0)
         limit = stage.models()[cast.guest].spec.fairness.max_wait_time
         self.check(
-            left.record.get("for_model") == cast.guest and answer.first_token < limit,
+            left.record.get("forModel") == cast.guest and answer.first_token < limit,
             f"{cast.second} gave way by itself: nobody waited the {short_duration(limit)} of maxWaitTime",
         )
         self._tell(answer, story)
@@ -173,7 +174,8 @@ class Demonstration:
         for device in self._ledger.devices():
             self.check(
                 0 < device.peak_bytes <= device.total_bytes,
-                f"GPU {device.index}: at most {short_bytes(device.peak_bytes)} of {short_bytes(device.total_bytes)} in use",
+                f"GPU {device.index}: never more than {short_bytes(device.peak_bytes)} of "
+                f"{short_bytes(device.total_bytes)} in use",
             )
 
     # parts of steps
@@ -204,7 +206,7 @@ class Demonstration:
         return stories(model, reason)[before]
 
     def _tell(self, answer: Answer, story: Story) -> None:
-        waited = story.record.get("waited_for")
+        waited = story.record.get("waitedFor")
         if waited:
             self.say(f"waited: {answer.model} {waited}")
         self.say(f"{answer.model} {story.text}")
