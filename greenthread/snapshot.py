@@ -35,6 +35,8 @@ class Shown(StrEnum):
     FAILED = "failed"
 
 
+#: What a sidecar calls a state in its report, where that differs. A report may be older than the GPU objects.
+_REPORTED_AS = {Shown.CANNOT_FIT: "pending", Shown.CONVERTING: "waking"}
 #: What a Model with several replicas is called: the first of these that one of them is in.
 _RANK = {state: rank for rank, state in enumerate(Shown)}
 
@@ -243,7 +245,7 @@ def why(row: ModelRow, snapshot: Snapshot) -> str:
         case Shown.DEACTIVATING:
             return f"{row.name} finishes its requests and goes to sleep on {', '.join(row.places)}"
         case Shown.SLEEPING:
-            return f"{row.name} sleeps{' since ' + held_for if held_for else ''}: it holds no GPU memory"
+            return f"{row.name} {'has slept for ' + held_for if held_for else 'sleeps'}: it holds no GPU memory"
     ready = next((c for c in row.model.status.conditions if c.type == "Ready"), None)
     return f"{row.name}: {ready.message}" if ready and ready.message else f"{row.name} is {row.state}"
 
@@ -340,13 +342,18 @@ def _replica(
         boot = bool(intent and intent.boot)
         want = Want(ref, model.name, need, since, model.spec.fairness.max_wait_time, boot=boot, lock=not boot)
         decision = fairness.decide(want, devices, now)
+        if intent is None and not isinstance(decision, CannotFit):
+            state, decision = Shown.SLEEPING, None  # the report is older than the GPU objects
     since_shown = None
     if state is Shown.SERVING and occupant is not None:
         since_shown = occupant.became_serving_at
     elif intent is not None:
         since_shown = intent.since
-    elif report is not None:
+    elif report is not None and report.state == _REPORTED_AS.get(state, str(state)):
         since_shown = report.since
+    elif state is Shown.WAKING:
+        locks = (gpu.wake_lock for gpu in devices if gpu.wake_lock is not None)
+        since_shown = next((lock.acquired_at for lock in locks if lock.holder == ref), None)
     return Replica(ref, state, since_shown, node, gpus, vram, report, intent, decision)
 
 
@@ -357,7 +364,10 @@ def _row(model: Model, replicas: tuple[Replica, ...]) -> ModelRow:
             state = Shown.SLEEPING
         return ModelRow(model, state, model.status.last_transition, replicas)
     first = min(replicas, key=lambda replica: _RANK[replica.state])
-    return ModelRow(model, first.state, first.since or model.status.last_transition, replicas)
+    since = first.since
+    if since is None and first.state in (Shown.STAGING, Shown.FAILED):
+        since = model.status.last_transition
+    return ModelRow(model, first.state, since, replicas)
 
 
 def _kept(row: ModelRow, now: datetime) -> str:

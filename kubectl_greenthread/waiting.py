@@ -63,7 +63,7 @@ def slept(name: str) -> Goal:
         frozenset({"Slept", "GaveWay", "Preempted"}),
         frozenset({"EngineDied"}),
         f"{name} sleeps",
-        {str(Shown.SERVING)},  # that it served at first is no news
+        {Shown.SERVING},  # that it served at first is no news
     )
 
 
@@ -135,8 +135,13 @@ class Waiter:
 
     def _progress(self, goal: Goal, row: ModelRow, snapshot: Snapshot, news: list[Told]) -> None:
         lines = {f"{goal.name} {item.message}" for item in news if item.reason == "Preempting"}
-        if row.state in (*AWAKE, Shown.PENDING, Shown.CANNOT_FIT) and str(row.state) not in goal.said:
-            goal.said.add(str(row.state))
+        waiting = next((item for item in reversed(news) if item.reason == "Waiting"), None)
+        if waiting is not None and Shown.PENDING not in goal.said:
+            # the GPU objects do not show one that cannot fit, and its report may come later
+            goal.said |= {Shown.PENDING, Shown.CANNOT_FIT}
+            lines.add(f"{goal.name} {waiting.message}")
+        if row.state in (*AWAKE, Shown.PENDING, Shown.CANNOT_FIT) and row.state not in goal.said:
+            goal.said.add(row.state)
             lines.add(why(row, snapshot))
         if self._feed.trouble:
             lines.add(f"{self._feed.trouble}; trying again")
@@ -161,9 +166,12 @@ class Waiter:
             click.echo(self._session.terminal.clean(text))
 
     def _too_late(self, snapshot: Snapshot, timeout: float) -> TimedOut:
-        texts = [
-            f"{goal.name} did not {goal.verb} within {short_duration(timeout)}, and still may: "
-            f"{why(self._row(goal, snapshot), snapshot)}"
-            for goal in self._goals
-        ]
+        texts = []
+        for goal in self._goals:
+            row = self._row(goal, snapshot)
+            text = why(row, snapshot)
+            waiting = next((item for item in reversed(self._news(goal)) if item.reason == "Waiting"), None)
+            if waiting is not None and row.state is Shown.SLEEPING:
+                text = f"it {waiting.message}"
+            texts.append(f"{goal.name} did not {goal.verb} within {short_duration(timeout)}, and still may: {text}")
         return TimedOut("; ".join(texts))

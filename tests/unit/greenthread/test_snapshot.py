@@ -1,0 +1,79 @@
+"""The snapshot joins objects that were written at different moments, and shows what is true now."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from greenthread.clock import format_time
+from greenthread.snapshot import ModelRow, Shown, build, why
+
+NOW = datetime(2026, 11, 22, 14, 3, 22, tzinfo=UTC)
+GIB = 2**30
+
+
+def ago(seconds: float) -> str:
+    return format_time(NOW - timedelta(seconds=seconds))
+
+
+def row(occupants: list[dict[str, Any]], report: dict[str, Any], need: int = 40, **status: Any) -> ModelRow:
+    """The row of Model m, whose pod m-0 is on a GPU of 96 GiB."""
+    model = {
+        "metadata": {"name": "m", "namespace": "default"},
+        "spec": {"modelName": "x"},
+        "status": {"phase": "Ready", "servingMemoryPerGPU": need * GIB, "lastTransition": ago(9999)},
+    }
+    gpu = {
+        "metadata": {"name": "n-0"},
+        "status": {"node": "n", "index": 0, "totalMemoryBytes": 96 * GIB, "occupants": occupants, **status},
+    }
+    annotations = {"greenthread.ai/gpus": "0", "greenthread.ai/report": json.dumps(report)}
+    pod = {
+        "metadata": {"name": "m-0", "namespace": "default", "labels": {"greenthread.ai/model": "m"},
+                     "annotations": annotations},
+        "spec": {},
+    }  # fmt: skip
+    found = build([model], [gpu], [pod], NOW).model("default", "m")
+    assert found is not None
+    return found
+
+
+def occupant(name: str, state: str, gib: int = 0, **fields: Any) -> dict[str, Any]:
+    return {"namespace": "default", "podName": f"{name}-0", "modelName": name, "state": state,
+            "reservedMemoryBytes": gib * GIB, **fields}  # fmt: skip
+
+
+def test_who_wants_memory_but_has_no_intent_cannot_fit() -> None:
+    pinned = occupant("p", "serving", 80, popular=True)
+    found = row([occupant("m", "sleeping"), pinned], {"state": "pending", "since": ago(5)})
+    assert (found.state, found.since) == (Shown.CANNOT_FIT, NOW - timedelta(seconds=5))
+
+
+def test_an_old_report_of_waiting_is_not_believed_against_the_gpus() -> None:
+    found = row([occupant("m", "sleeping")], {"state": "pending", "since": ago(5)})
+    assert (found.state, found.since) == (Shown.SLEEPING, None)
+
+
+@pytest.mark.parametrize(
+    ("state", "reported", "since"),
+    [
+        ("waking", "sleeping", 2),
+        ("waking", "waking", 7),
+        ("converting", "waking", 7),
+        ("deactivating", "serving", None),
+    ],
+)
+def test_the_age_of_a_state_is_never_that_of_another(state: str, reported: str, since: float | None) -> None:
+    lock = {"holder": "default/m-0", "acquiredAt": ago(2)}
+    found = row([occupant("m", state, 40)], {"state": reported, "since": ago(7)}, wakeLock=lock)
+    assert found.state == state
+    assert found.since == (None if since is None else NOW - timedelta(seconds=since))
+
+
+def test_sleep_is_told_with_its_length() -> None:
+    found = row([occupant("m", "sleeping")], {"state": "sleeping", "since": ago(90)})
+    snapshot = build([], [], [], NOW)
+    assert why(found, snapshot) == "m has slept for 1m30s: it holds no GPU memory"
