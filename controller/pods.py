@@ -65,7 +65,8 @@ def engine_command(model: Model, settings: PodSettings) -> list[str]:
     if kind != "vllm":
         raise SpecError(f"the annotation {ANNOTATION_ENGINE} is {kind!r}: write vllm or command")
     spec = model.spec
-    names = [spec.model_name] + ([model.name] if model.name != spec.model_name else [])
+    # every name that the gateway takes for it
+    names = dict.fromkeys((spec.model_name, model.name, f"{model.namespace}/{model.name}"))
     command = ["vllm", "serve", spec.model_name, "--host", "127.0.0.1", "--port", "$(ENGINE_PORT)"]
     command += ["--served-model-name", *names, "--dtype", spec.dtype]
     if spec.quantization:
