@@ -389,9 +389,11 @@ class ClientConnection(asyncio.Protocol):
             return
         settings = self._settings
         if self._closing:
-            # An answer may still be on its way to a slow reader: that has its own limit.
-            if self._writable:
+            # The answer may still be on its way to a slow reader: that has its own limit.
+            if self._transport.get_write_buffer_size() == 0:
                 self._transport.abort()
+            elif self._stall_deadline == math.inf:
+                self._stall_deadline = now + settings.stall_timeout
         elif self._body_open:
             if not self._reading or self._continue_due:
                 return

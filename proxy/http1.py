@@ -42,7 +42,14 @@ _KINDS = {
     b"upgrade": _HOP,
     b"http2-settings": _HOP,
 }
-_kind_of: dict[bytes, int] = {}  # as spelled on the wire → kind; only valid names get in, bounded
+
+# Clients repeat themselves: what has been checked once is looked up. Only valid spellings get in; all are bounded.
+_CACHED = 1024
+_kind_of: dict[bytes, int] = {}  # a field name as spelled → its kind
+_request_lines: dict[bytes, tuple[str, str, str, int, bytes | None]] = {}  # → method, path, query, minor, authority
+_status_lines: dict[bytes, tuple[int, int]] = {}  # → minor, status
+_hosts: set[bytes] = set()
+_chunk_sizes: dict[bytes, int] = {}
 
 
 def _kind(name: bytes) -> int:
@@ -50,7 +57,7 @@ def _kind(name: bytes) -> int:
     if _TOKEN.fullmatch(name) is None:
         return -1
     kind = _KINDS.get(name.lower(), _END_TO_END)
-    if len(_kind_of) < 4096:
+    if len(_kind_of) < _CACHED:
         _kind_of[name] = kind
     return kind
 
@@ -110,12 +117,9 @@ def _without(lines: list[bytes], names: set[bytes]) -> list[bytes]:
     return [line for line in lines if line.partition(b":")[0].lower() not in names]
 
 
-def parse_request_head(head: bytes, max_fields: int) -> RequestHead:
-    """Parse a request head (without its final CRLF CRLF). Raises HttpError for anything malformed or ambiguous."""
-    lines = _split(head)
-    if lines is None:
-        raise HttpError(400, "The request head has a control character or a line that does not end in CRLF.")
-    words = lines[0].split(b" ")
+def _parse_request_line(line: bytes) -> tuple[str, str, str, int, bytes | None]:
+    """Method, canonical path, query, minor version, authority of an absolute form. Raises HttpError."""
+    words = line.split(b" ")
     if len(words) != 3 or not words[1]:
         raise HttpError(400, "The request line must be: method, one space, target, one space, HTTP/1.1.")
     verb, target, version = words
@@ -134,6 +138,23 @@ def parse_request_head(head: bytes, max_fields: int) -> RequestHead:
     path, query, authority = parse_target(target)
     if path == "*" and verb != b"OPTIONS":
         raise HttpError(400, "The request target '*' is for OPTIONS only.")
+    start = (verb.decode("ascii"), path, query, minor, authority)
+    if not query and len(line) < 256:
+        if len(_request_lines) >= _CACHED:
+            _request_lines.clear()
+        _request_lines[line] = start
+    return start
+
+
+def parse_request_head(head: bytes, max_fields: int) -> RequestHead:
+    """Parse a request head (without its final CRLF CRLF). Raises HttpError for anything malformed or ambiguous."""
+    lines = _split(head)
+    if lines is None:
+        raise HttpError(400, "The request head has a control character or a line that does not end in CRLF.")
+    start = _request_lines.get(lines[0])
+    if start is None:
+        start = _parse_request_line(lines[0])
+    method, path, query, minor, authority = start
     if len(lines) - 1 > max_fields:
         raise HttpError(431, f"The request has more than {max_fields} header fields.")
 
@@ -156,8 +177,11 @@ def parse_request_head(head: bytes, max_fields: int) -> RequestHead:
             if host is not None:
                 raise HttpError(400, "The request has more than one Host field.")
             host = value.strip(b" \t")
-            if not valid_authority(host):
-                raise HttpError(400, "The Host field is not a host name with an optional port.")
+            if host not in _hosts:
+                if not valid_authority(host):
+                    raise HttpError(400, "The Host field is not a host name with an optional port.")
+                if len(_hosts) < _CACHED and len(host) < 256:
+                    _hosts.add(host)
         elif kind == _LENGTH:
             value = value.strip(b" \t")
             if length is not None or _DIGITS.fullmatch(value) is None:
@@ -181,9 +205,7 @@ def parse_request_head(head: bytes, max_fields: int) -> RequestHead:
     if options:
         keep_alive = b"close" not in options and (keep_alive or b"keep-alive" in options)
         keep = _without(keep, options)
-    return RequestHead(
-        verb.decode("ascii"), path, query, minor, authority or host or b"", keep, length, chunked, keep_alive, expect
-    )
+    return RequestHead(method, path, query, minor, authority or host or b"", keep, length, chunked, keep_alive, expect)
 
 
 @dataclass(slots=True)
@@ -208,13 +230,23 @@ class ResponseHead:
         return None
 
 
+def _parse_status_line(line: bytes) -> tuple[int, int]:
+    """Minor version and status code. Raises UpstreamError."""
+    match = _STATUS_LINE.fullmatch(line)
+    if match is None:
+        raise UpstreamError("it does not answer in HTTP/1.1")
+    found = (int(match[1]), int(match[2]))
+    if len(_status_lines) < _CACHED and len(line) < 64:
+        _status_lines[line] = found
+    return found
+
+
 def parse_response_head(head: bytes) -> ResponseHead:
     """Parse a response head (without its final CRLF CRLF). Raises UpstreamError for anything malformed or ambiguous."""
     lines = _split(head)
-    match = _STATUS_LINE.fullmatch(lines[0]) if lines else None
-    if lines is None or match is None:
+    if lines is None:
         raise UpstreamError("it does not answer in HTTP/1.1")
-    minor = int(match[1])
+    minor, status = _status_lines.get(lines[0]) or _parse_status_line(lines[0])
     keep: list[bytes] = []
     length: int | None = None
     chunked = False
@@ -246,7 +278,18 @@ def parse_response_head(head: bytes) -> ResponseHead:
         keep_alive = keep_alive and b"close" not in options
         keep = _without(keep, options)
     status_line = lines[0] if minor == 1 else b"HTTP/1.1" + lines[0][8:]
-    return ResponseHead(int(match[2]), status_line, keep, length, chunked, keep_alive)
+    return ResponseHead(status, status_line, keep, length, chunked, keep_alive)
+
+
+def _chunk_size(line: bytes) -> int:
+    """Bytes of a chunk whose first line is `line`. Raises ValueError."""
+    match = _CHUNK_LINE.fullmatch(line) if len(line) <= MAX_CHUNK_LINE else None
+    if match is None:
+        raise ValueError("a chunk size is malformed")
+    size = int(match[1], 16)
+    if len(_chunk_sizes) < _CACHED and len(line) < 8:
+        _chunk_sizes[line] = size
+    return size
 
 
 class ChunkedDecoder:
@@ -309,10 +352,10 @@ class ChunkedDecoder:
                     raise ValueError("a line of the chunked coding does not end in CRLF")
                 line, self._line = self._line[:-2], b""
             if state == self._SIZE:
-                match = _CHUNK_LINE.fullmatch(line) if len(line) <= MAX_CHUNK_LINE else None
-                if match is None:
-                    raise ValueError("a chunk size is malformed")
-                self._left = int(match[1], 16)
+                size = _chunk_sizes.get(line)
+                if size is None:
+                    size = _chunk_size(line)
+                self._left = size
                 state = self._DATA if self._left else self._TRAILER
             elif not line:
                 state = self._DONE

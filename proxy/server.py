@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import logging
+import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,8 +61,19 @@ class ProxyServer:
         self._date = b""
         self._date_second = 0
 
+    @staticmethod
+    def _raise_file_limit() -> None:
+        """Each request needs two file descriptors; the usual soft limit of 1024 is far below `max_connections`."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != hard:
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            except (ValueError, OSError) as error:  # macOS has a limit below the one it names
+                logger.warning("the limit of open files stays at %d: %s", soft, error)
+
     async def start(self, host: str = "127.0.0.1", port: int = 0, *, reuse_port: bool = False) -> int:
         """Listen; returns the port (a free one for port 0). Raises OSError when the address is taken."""
+        self._raise_file_limit()
         self._listener = await self.loop.create_server(
             lambda: ClientConnection(self), host, port, backlog=4096, reuse_port=reuse_port or None
         )
