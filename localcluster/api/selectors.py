@@ -9,6 +9,8 @@ from .errors import bad_request
 _KEY = re.compile(r"(?:[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?\Z")
 _TOKEN = re.compile(r"\s*(notin\b|in\b|!=|==|=|!|>|<|\(|\)|,|[^\s=!<>(),]+)")
 
+_SIGNS = frozenset(("!=", "==", "=", "!", ">", "<", "(", ")"))
+
 Labels = Mapping[str, str]
 Test = Callable[[Labels], bool]
 
@@ -59,7 +61,7 @@ def _requirement(tokens: list[str], text: str) -> Test:
             raise _unable(text, "! takes one key")
         return lambda labels: (key in labels) != negate
     op, rest = words[1], words[2:]
-    if op in ("=", "==", "!=") and len(rest) <= 1:
+    if op in ("=", "==", "!=") and (not rest or (len(rest) == 1 and rest[0] not in _SIGNS)):
         value = rest[0] if rest else ""
         if op == "!=":
             return lambda labels: labels.get(key) != value

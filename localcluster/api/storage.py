@@ -71,6 +71,7 @@ class Store:
         self._history = history
         self._resources: dict[str, _Resource] = {}
         self._next_watcher = 0
+        self.version = 0
         self._open(str(path))
 
     def _open(self, path: str) -> None:
@@ -108,7 +109,6 @@ class Store:
             raise StorageError(f"cannot open {path}: {error}") from error
         except (sqlite3.DatabaseError, ValueError) as error:
             raise StorageError(f"{path} is damaged ({error}): move the state folder away to start empty") from error
-        self.started_at = self.version
         for resource in self._resources.values():
             resource.oldest = self.version
 
@@ -116,7 +116,7 @@ class Store:
         found = self._resources.get(name)
         if found is None:
             found = self._resources[name] = _Resource()
-            found.oldest = getattr(self, "started_at", 0)
+            found.oldest = self.version
         return found
 
     def close(self) -> None:

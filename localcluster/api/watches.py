@@ -107,12 +107,22 @@ class Watch:
             if not was and not now:
                 return
             kind = "MODIFIED" if was and now else "ADDED" if now else "DELETED"
+            if kind == "DELETED" and change.type != "DELETED":
+                stored = _last_that_matched(change)
         mark = (self._form.name, kind)
         line = change.lines.get(mark)
         if line is None:
             line = b'{"type":"%s","object":%s}\n' % (kind.encode(), self._form.render(stored))
             change.lines[mark] = line
         self._deliver(line)
+
+
+def _last_that_matched(change: Change) -> Stored:
+    """What a watcher sees of an object that left its selector: the object as it was, at the version of the change."""
+    assert change.before is not None
+    obj = change.before.copy()
+    obj["metadata"]["resourceVersion"] = str(change.version)
+    return Stored(obj, dumps(obj), change.version)
 
 
 def error_line(status: dict[str, Any]) -> bytes:
