@@ -97,7 +97,7 @@ def answer(model: str, conversation: Conversation, limits: Limits, variant: int 
         text = _talk(model, conversation, variant)
     free = tool is None and conversation.schema is None and not conversation.choices
     found.content, found.stop_reason = _bounded(text, limits, free, len(found.reasoning))
-    return _cut(found, limits.max_tokens)
+    return _cut(found, limits)
 
 
 def completion(prompt: str, limits: Limits, variant: int = 0) -> Answer:
@@ -106,7 +106,7 @@ def completion(prompt: str, limits: Limits, variant: int = 0) -> Answer:
     text = "".join(" " + _SENTENCES[(start + step) % len(_SENTENCES)] for step in range(2))
     found = Answer([], [])
     found.content, found.stop_reason = _bounded(text, limits, True, 0)
-    return _cut(found, limits.max_tokens)
+    return _cut(found, limits)
 
 
 def garble(found: Answer) -> Answer:
@@ -184,8 +184,11 @@ def _bounded(text: str, limits: Limits, extend: bool, before: int) -> tuple[list
     return tokens.split("".join(pieces)[:at]), stop
 
 
-def _cut(found: Answer, max_tokens: int) -> Answer:
-    if found.generated <= max_tokens:
+def _cut(found: Answer, limits: Limits) -> Answer:
+    max_tokens = limits.max_tokens
+    # Who ignores the end of the text ends at the limit, though nothing is cut off.
+    endless = limits.ignore_eos and found.generated == max_tokens and found.stop_reason is None
+    if found.generated <= max_tokens and not endless:
         return found
     found.finish_reason, found.stop_reason = "length", None
     found.reasoning = found.reasoning[:max_tokens]

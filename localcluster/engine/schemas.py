@@ -15,6 +15,7 @@ _FORMATS = {
     "hostname": "example.com",
 }
 _DEPTH = 32
+_ITEMS = 64
 
 
 def example(schema: Any, root: Any = None, depth: int = 0) -> Any:
@@ -54,12 +55,11 @@ def example(schema: Any, root: Any = None, depth: int = 0) -> Any:
         required = [name for name in schema.get("required", []) if name not in properties]
         return {name: example(properties.get(name, {}), root, depth + 1) for name in [*wanted, *required]}
     if kind == "array":
-        count = max(int(schema.get("minItems", 1)), 0 if schema.get("maxItems") == 0 else 1)
-        prefix = [example(part, root, depth + 1) for part in schema.get("prefixItems", [])]
-        rest = max(count - len(prefix), 0) if "prefixItems" not in schema or schema.get("minItems") else 0
-        return prefix + [
-            example(schema.get("items", {"type": "string"}), root, depth + 1) for _ in range(min(rest, 64))
-        ]
+        most = min(int(schema.get("maxItems", _ITEMS)), _ITEMS)
+        found = [example(part, root, depth + 1) for part in schema.get("prefixItems", [])]
+        least = int(schema.get("minItems", 0 if found else 1))
+        more = range(len(found), min(least, most))
+        return found[:most] + [example(schema.get("items", {"type": "string"}), root, depth + 1) for _ in more]
     if kind == "string":
         text = _FORMATS.get(str(schema.get("format")), "example")
         text += "x" * max(int(schema.get("minLength", 0)) - len(text), 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import httpx
 import pytest
 
 from localcluster.gpus.ledger import ENVIRONMENT, GIB, Ledger, create
+from tests.testbeds.group import ProcessGroup
 
 QUICK = {
     "GREENTHREAD_SIM_BOOT_SECONDS": "0",
@@ -36,10 +36,12 @@ class RunningEngine:
         self.log = log
         command = [sys.executable, "-m", "localcluster.engine", "serve", *arguments, "--port", str(self.port)]
         given = {"VLLM_SERVER_DEV_MODE": "1", "CUDA_VISIBLE_DEVICES": "0", **QUICK, **environment}
-        with log.open("wb") as file:
-            self.process = subprocess.Popen(
-                command, env={**os.environ, **given, ENVIRONMENT: str(ledger.path)}, stderr=file, stdout=file
-            )
+        self.ledger = ledger
+        # In a group that ends with this process, however it ends.
+        self._group = ProcessGroup()
+        settings = [f"{name}={value}" for name, value in {**given, ENVIRONMENT: str(ledger.path)}.items()]
+        self._group.start("engine", ["/usr/bin/env", *settings, *command], log)
+        self.process = self._group.running["engine"]
         self.http = httpx.Client(base_url=self.url, timeout=20, trust_env=False)
 
     def wait(self) -> None:
@@ -64,8 +66,7 @@ class RunningEngine:
     def stop(self) -> None:
         """Kill it."""
         self.http.close()
-        self.process.kill()
-        self.process.wait()
+        self._group.stop()
 
 
 Start = Callable[..., RunningEngine]
@@ -91,10 +92,29 @@ def start(ledger: Ledger, tmp_path: Path) -> Iterator[Start]:
             engine.wait()
         return engine
 
-    # argparse takes the model where it stands, after the first option too.
     yield begin
     for engine in running:
         engine.stop()
+
+
+@pytest.fixture(scope="session")
+def _plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
+    folder = tmp_path_factory.mktemp("plain")
+    ledger = create(folder / "gpus.db", count=1, total_bytes=96 * GIB)
+    arguments = ("org/model-8B", "--enable-sleep-mode", "--gpu-memory-utilization", "0.90")
+    engine = RunningEngine(ledger, arguments, {"GREENTHREAD_SIM_TOKEN_MS": "10"}, folder / "engine.log")
+    engine.wait()
+    yield engine
+    engine.stop()
+    ledger.close()
+
+
+@pytest.fixture
+def plain(_plain: RunningEngine) -> Iterator[RunningEngine]:
+    """An engine that many tests share, 10 ms a token: awake before and after each, its weights good."""
+    yield _plain
+    assert _plain.control("/wake_up").json()["status"] == "awake"
+    _plain.control("/collective_rpc", method="reload_weights")
 
 
 @pytest.fixture(scope="module")

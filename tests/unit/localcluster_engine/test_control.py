@@ -55,8 +55,8 @@ def test_a_96_gib_card_at_090_shows_88_2_gib(start: Start, ledger: Ledger) -> No
 
 
 @pytest.mark.parametrize("level", [1, 2])
-def test_sleep_frees_everything_and_wake_takes_it_back(start: Start, ledger: Ledger, level: int) -> None:
-    engine = start("openai/gpt-oss-20b", *FLAGS)
+def test_sleep_frees_everything_and_wake_takes_it_back(plain: RunningEngine, level: int) -> None:
+    engine, ledger = plain, plain.ledger
     assert engine.control(f"/sleep?level={level}").json() == {"status": "sleeping", "level": level}
     assert ledger.used_bytes(0) == 0
     assert engine.http.get("/is_sleeping").json() == {"is_sleeping": True}
@@ -82,8 +82,8 @@ def test_without_sleep_mode_nothing_is_freed(start: Start, ledger: Ledger) -> No
     assert ledger.used_bytes(0) == SERVING
 
 
-def test_a_partial_wake_sleeps_until_every_tag_is_awake(start: Start, ledger: Ledger) -> None:
-    engine = start("meta-llama/Llama-3.1-8B-Instruct", *FLAGS)
+def test_a_partial_wake_sleeps_until_every_tag_is_awake(plain: RunningEngine) -> None:
+    engine, ledger = plain, plain.ledger
     engine.control("/sleep?level=2")
     assert engine.control("/wake_up?tags=weights").json() == {"status": "sleeping", "tags": ["weights"]}
     assert ledger.used_bytes(0) == 16_000_000_000 + CONTEXT_BYTES
@@ -94,8 +94,8 @@ def test_a_partial_wake_sleeps_until_every_tag_is_awake(start: Start, ledger: Le
     assert ask(engine).json()["choices"][0]["text"].startswith(" ")
 
 
-def test_a_level_2_wake_without_reload_gives_garbage(start: Start) -> None:
-    engine = start("org/model-8B")
+def test_a_level_2_wake_without_reload_gives_garbage(plain: RunningEngine) -> None:
+    engine = plain
     engine.control("/sleep?level=2")
     engine.control("/wake_up")
     assert ask(engine).json()["choices"][0]["text"] == "!!!!!"
@@ -122,8 +122,8 @@ def test_a_wake_takes_the_time_of_the_link(start: Start, ledger: Ledger) -> None
     assert 0.4 <= time.monotonic() - began < 2
 
 
-def test_a_request_waits_silently_inside_a_sleeping_engine(start: Start) -> None:
-    engine = start("org/model-8B")
+def test_a_request_waits_silently_inside_a_sleeping_engine(plain: RunningEngine) -> None:
+    engine = plain
     engine.control("/sleep")
     answer = in_background(lambda: ask(engine))
     until(lambda: metric(engine, "vllm:num_requests_waiting") == 1)
@@ -132,16 +132,16 @@ def test_a_request_waits_silently_inside_a_sleeping_engine(start: Start) -> None
     assert answer.result().status_code == 200
 
 
-def test_sleep_aborts_what_runs(start: Start) -> None:
-    engine = start("org/model-8B", GREENTHREAD_SIM_TOKEN_MS="50")
+def test_sleep_aborts_what_runs(plain: RunningEngine) -> None:
+    engine = plain
     answer = in_background(lambda: ask(engine, max_tokens=2000, ignore_eos=True))
     until(lambda: running(engine) == 1)
     engine.control("/sleep?mode=abort")
     assert answer.result().json()["choices"][0]["finish_reason"] == "abort"
 
 
-def test_sleep_can_wait_for_what_runs(start: Start, ledger: Ledger) -> None:
-    engine = start("org/model-8B", GREENTHREAD_SIM_TOKEN_MS="20")
+def test_sleep_can_wait_for_what_runs(plain: RunningEngine) -> None:
+    engine, ledger = plain, plain.ledger
     answer = in_background(lambda: ask(engine, max_tokens=20, ignore_eos=True))
     until(lambda: running(engine) == 1)
     assert engine.control("/sleep?mode=wait").status_code == 200
@@ -149,8 +149,8 @@ def test_sleep_can_wait_for_what_runs(start: Start, ledger: Ledger) -> None:
     assert ledger.used_bytes(0) == 0
 
 
-def test_sleep_can_keep_what_runs(start: Start) -> None:
-    engine = start("org/model-8B", GREENTHREAD_SIM_TOKEN_MS="20")
+def test_sleep_can_keep_what_runs(plain: RunningEngine) -> None:
+    engine = plain
     answer = in_background(lambda: ask(engine, max_tokens=20, ignore_eos=True))
     until(lambda: running(engine) == 1)
     assert engine.control("/sleep?mode=keep").status_code == 200
@@ -159,8 +159,8 @@ def test_sleep_can_keep_what_runs(start: Start) -> None:
     assert answer.result().json()["usage"]["completion_tokens"] == 20
 
 
-def test_pause_and_resume(start: Start) -> None:
-    engine = start("org/model-8B")
+def test_pause_and_resume(plain: RunningEngine) -> None:
+    engine = plain
     assert engine.control("/pause").json() == {"status": "paused"}
     assert engine.http.get("/is_paused").json() == {"is_paused": True}
     assert engine.control("/resume").json() == {"status": "resumed"}

@@ -112,32 +112,33 @@ def test_orders_are_read() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_aborts_its_request(start: Start, ledger: Ledger, stream: bool) -> None:
-    engine = start("org/model-8B", GREENTHREAD_SIM_TOKEN_MS="20")
+def test_a_client_that_leaves_aborts_its_request(plain: RunningEngine, stream: bool) -> None:
+    engine, request_id = plain, f"left-{stream}"
+    before = metric(engine, "vllm:request_success_total", finished_reason="abort")
     body = {**BODY, "max_tokens": 5000, "ignore_eos": True, "stream": stream}
     url = f"{engine.url}/v1/completions"
     with httpx.Client(trust_env=False) as client:
         try:
-            with client.stream("POST", url, json=body, headers={"X-Request-Id": "left"}, timeout=0.3) as answer:
+            with client.stream("POST", url, json=body, headers={"X-Request-Id": request_id}, timeout=0.3) as answer:
                 next(answer.iter_lines())
         except httpx.ReadTimeout:
             assert not stream
-    until(lambda: metric(engine, "vllm:request_success_total", finished_reason="abort") == 1)
+    until(lambda: metric(engine, "vllm:request_success_total", finished_reason="abort") == before + 1)
     assert running(engine) == 0
-    assert [record.outcome for record in ledger.requests("left")] == ["aborted"]
+    assert [record.outcome for record in engine.ledger.requests(request_id)] == ["aborted"]
 
 
-def test_requests_are_recorded_once_by_their_id(start: Start, ledger: Ledger) -> None:
-    engine = start("org/model-8B")
+def test_requests_are_recorded_once_by_their_id(plain: RunningEngine) -> None:
+    engine = plain
     for number in range(3):
         engine.http.post("/v1/completions", json=BODY, headers={"X-Request-Id": f"r{number}"})
-    records = ledger.requests()
+    records = [record for number in range(3) for record in engine.ledger.requests(f"r{number}")]
     assert [(record.request_id, record.outcome) for record in records] == [("r0", "ok"), ("r1", "ok"), ("r2", "ok")]
     assert {record.pid for record in records} == {engine.process.pid}
 
 
-def test_load_shows_while_requests_run(start: Start, ledger: Ledger) -> None:
-    engine = start("org/model-8B", GREENTHREAD_SIM_TOKEN_MS="20")
+def test_load_shows_while_requests_run(plain: RunningEngine) -> None:
+    engine, ledger = plain, plain.ledger
     answer = in_background(lambda: ask(engine, max_tokens=30, ignore_eos=True))
     until(lambda: ledger.in_flight(0) == 1)
     answer.result()
