@@ -100,7 +100,7 @@ def test_vllm_is_told_the_spec() -> None:
     text = " ".join(words)
     assert text.startswith("vllm serve org/gpt --host 127.0.0.1 --port $(ENGINE_PORT)")
     for part in (
-        "--served-model-name org/gpt gpt",
+        "--served-model-name org/gpt gpt team/gpt",
         "--dtype float16",
         "--quantization awq",
         "--gpu-memory-utilization 0.5",
