@@ -105,6 +105,7 @@ class Container:
             deadline = max(deadline, loop.time() + AFTER_HOOK)
         process.signal(signal.SIGTERM)
         await self._end_by(process, deadline - loop.time())
+        log.info("%s stopped after %.1f s (grace %g s)", self._label, loop.time() - deadline + grace, grace)
 
     def kill(self) -> None:
         """SIGKILL, now."""
