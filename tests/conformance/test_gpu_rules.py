@@ -250,6 +250,13 @@ HOSTILE: list[tuple[str, Object, Object, str, str]] = [
         "write the pod's name",
     ),
     (
+        "has a namespace that could pass for another",
+        EMPTY,
+        {"occupants": [occupant("a", namespace="b/c")]},
+        "status.occupants[0].namespace",
+        "write the pod's namespace",
+    ),
+    (
         "holds the lock without a namespace",
         EMPTY,
         {"wakeLock": {"holder": "a", "acquiredAt": NOW}},

@@ -265,3 +265,42 @@ STATUS: Object = {
     "observedGeneration": 1,
     "lastTransition": "2026-11-22T14:03:22.123456Z",
 }
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"extraArgs": ["x"] * 129}, "spec.extraArgs"),
+        ({"tolerations": [{}] * 33}, "spec.tolerations"),
+        ({"nodeSelector": {f"key{number}": "" for number in range(33)}}, "spec.nodeSelector"),
+        ({"resources": {"limits": {f"key{number}": 1 for number in range(17)}}}, "spec.resources.limits"),
+        ({"extraArgs": ["x" * 4097]}, "spec.extraArgs[0]"),
+        ({"modelName": "x" * 513}, "spec.modelName"),
+        ({"replicas": 1001}, "spec.replicas"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_everything_is_bounded(crd_api: Api, spec: Object, field: str) -> None:
+    answer = create(crd_api, {"modelName": "gpt2", **spec})
+    assert (answer.status, [where for where, _ in answer.causes]) == (422, [field])
+
+
+@pytest.mark.parametrize(
+    ("status", "field"),
+    [
+        ({"conditions": [{key: value} for key, value in STATUS["conditions"][0].items()][:1]}, "status.conditions[0]."),
+        ({"conversion": {"status": "Done"}}, "status.conversion.status"),
+        ({"distribution": {"stagingTier": "ram"}}, "status.distribution.stagingTier"),
+        ({"distribution": {"availableOnNodes": ["n"] * 1025}}, "status.distribution.availableOnNodes"),
+        ({"servingMemoryPerGPU": -1}, "status.servingMemoryPerGPU"),
+        ({"servingReplicas": -1}, "status.servingReplicas"),
+        ({"lastTransition": "now"}, "status.lastTransition"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_wrong_status_is_refused(crd_api: Api, status: Object, field: str) -> None:
+    name = create(crd_api, {"modelName": "gpt2"}).ok()["metadata"]["name"]
+    answer = send(crd_api, "PATCH", path("models", "default", name, "status"), {"status": status}, MERGE_PATCH)
+    assert answer.status == 422
+    assert answer.causes, answer.body
+    assert all(where.startswith(field) for where, _ in answer.causes), answer.causes
