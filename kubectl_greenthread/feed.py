@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from greenthread.kube.blocking import Client
 from greenthread.kube.core import Object
-from greenthread.kube.errors import ApiError, Gone, KubeError
+from greenthread.kube.errors import ApiError, Forbidden, Gone, KubeError
 from greenthread.kube.resources import Key, Resource, key_of, resource_version
 from kubectl_greenthread.options import Session
 
@@ -26,6 +26,8 @@ class Scope:
     namespace: str | None = None
     label_selector: str = ""
     field_selector: str = ""
+    optional: bool = False
+    """Without the right to read it, it is just empty."""
 
     @property
     def arguments(self) -> tuple[Resource, str | None, str, str]:
@@ -47,7 +49,13 @@ class Feed:
         self._closed = threading.Event()
         self._config = session.config
         for scope in scopes:
-            found = session.client.list(*scope.arguments)
+            try:
+                found = session.client.list(*scope.arguments)
+            except Forbidden:
+                if not scope.optional:
+                    raise
+                self.objects[scope] = {}
+                continue
             self.objects[scope] = {key_of(item): item for item in found.items}
             # daemons: a read that blocks must not keep the program from ending
             threading.Thread(target=self._follow, args=(scope, found.resource_version), daemon=True).start()

@@ -124,10 +124,23 @@ def run(args: list[str], name: str) -> int:
     except KeyboardInterrupt:
         _complain("stopped")
         return 130
-    except BrokenPipeError:
-        # the reader (`| head`) has enough; keep Python's last flush from complaining
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        if isinstance(error, BrokenPipeError):
+            return _reader_left()
+        if os.environ.get("GREENTHREAD_DEBUG"):
+            raise
+        if isinstance(error, OSError):
+            _complain(str(error))
+        else:
+            _complain(f"a mistake in {name} itself, please report it: {type(error).__name__}: {error}"
+                      " (GREENTHREAD_DEBUG=1 shows where)")  # fmt: skip
         return 1
+
+
+def _reader_left() -> int:
+    """The reader (`| head`) has enough; keeps Python's last flush from complaining."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 def _complain(message: str) -> None:

@@ -35,7 +35,7 @@ def command(session: Session, name: str, other: str | None, yes: bool, wait: boo
     goals = [] if asleep else [slept(victim.name)]
     if waker is not None and waker.state is not Shown.SERVING:
         goals.append(woke(waker.name))
-    waiter = Waiter(session, view.models, goals) if wait and goals else None
+    waiter = Waiter(session, view, goals) if wait and goals else None
     models, words = list(view.models), []
     # the waker first: it then stands in line already when the memory becomes free
     if waker is not None and waker.state is not Shown.SERVING:

@@ -86,9 +86,15 @@ def _waits_for(row: ModelRow) -> str:
     decision = next((replica.decision for replica in row.replicas if replica.decision is not None), None)
     if not isinstance(decision, Wait | Preempt | CannotFit):
         return "waits for memory"
+    if isinstance(decision, CannotFit):
+        gpus = [obstacle.gpu for obstacle in decision.obstacles]
+        stay = [
+            f"{other.model} is pinned" for gpu in gpus for other in gpu.occupants if other.popular and other.reserved
+        ]
+        stay += [f"other programs use {short_bytes(gpu.foreign)}" for gpu in gpus if gpu.foreign]
+        return f"cannot fit: {', '.join(dict.fromkeys(stay)) or 'it needs more than the GPU has'}"
     blockers = [_blockers(obstacle) for obstacle in decision.obstacles]
-    text = ", ".join(dict.fromkeys(text for text in blockers if text)) or "memory"
-    return f"{'cannot fit' if isinstance(decision, CannotFit) else 'waits'} for {text}"
+    return f"waits for {', '.join(dict.fromkeys(text for text in blockers if text)) or 'memory'}"
 
 
 def _blockers(obstacle: Obstacle) -> str:

@@ -21,12 +21,11 @@ PREFIXES = ("model", "models", "mdl", "model.greenthread.ai", "models.greenthrea
 
 @dataclass(frozen=True)
 class View:
-    """A snapshot, the objects it was made of, and what could not be read (for stderr)."""
+    """A snapshot, its Models, the namespace that GPUs were read from (None: all), and what could not be read."""
 
     snapshot: Snapshot
     models: Sequence[Object]
-    gpus: Sequence[Object]
-    pods: Sequence[Object]
+    gpu_namespace: str | None
     missing: Sequence[str]
 
     @property
@@ -66,25 +65,25 @@ def read_models(session: Session, names: Sequence[str]) -> View:
 
 def _view(session: Session, models: Sequence[Object], namespace: str | None, pods_of: str) -> View:
     missing: list[str] = []
-    gpus = list_gpus(session, missing)
+    gpus, gpu_namespace = list_gpus(session, missing)
     pods: Sequence[Object] = ()
     try:
         pods = session.client.list(PODS, namespace, label_selector=pods_of).items
     except Forbidden as error:
         missing.append(f"requests in flight, queues and replicas are not shown: {error}")
-    return View(build(models, gpus, pods, SystemClock().now()), models, gpus, pods, missing)
+    return View(build(models, gpus, pods, SystemClock().now()), models, gpu_namespace, missing)
 
 
-def list_gpus(session: Session, missing: list[str]) -> Sequence[Object]:
-    """All GPU objects; who may not list them everywhere sees those of the usual installation."""
+def list_gpus(session: Session, missing: list[str]) -> tuple[Sequence[Object], str | None]:
+    """All GPU objects; who may not list them everywhere sees those of the usual installation, with its namespace."""
     try:
-        return session.client.list(GPUS).items
+        return session.client.list(GPUS).items, None
     except Forbidden as error:
         try:
-            return session.client.list(GPUS, DEFAULT_NAMESPACE).items
+            return session.client.list(GPUS, DEFAULT_NAMESPACE).items, DEFAULT_NAMESPACE
         except Forbidden:
             missing.append(f"GPUs are not shown: {error}")
-            return ()
+            return (), None
 
 
 def _get(session: Session, name: str) -> Object:

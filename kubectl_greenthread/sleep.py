@@ -24,7 +24,7 @@ def command(session: Session, names: tuple[str, ...], yes: bool, wait: bool, tim
     words = [f"{row.name} sleeps already: it holds no GPU memory" for row in rows if acting.is_asleep(row)]
     for row in awake:
         acting.ask_to_disturb(row, "Put it to sleep?", yes)
-    waiter = Waiter(session, view.models, [slept(row.name) for row in awake]) if wait and awake else None
+    waiter = Waiter(session, view, [slept(row.name) for row in awake]) if wait and awake else None
     changed = {row.name: acting.patch(session, row, acting.wish(ANNOTATION_SLEEP)) for row in awake}
     models = [changed.get(model["metadata"]["name"], model) for model in view.models]
     if waiter is None:

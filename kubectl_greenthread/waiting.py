@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import click
 
 from greenthread.clock import SystemClock
-from greenthread.kube.core import Object
 from greenthread.kube.resources import EVENTS, GPUS, PODS
 from greenthread.names import LABEL_MODEL
 from greenthread.snapshot import ModelRow, Shown, Snapshot, build, why
@@ -17,7 +16,7 @@ from greenthread.units import short_duration
 from kubectl_greenthread.failures import Failure, TimedOut
 from kubectl_greenthread.feed import Feed, Scope
 from kubectl_greenthread.options import Session
-from kubectl_greenthread.reading import Told, events_selector, told
+from kubectl_greenthread.reading import Told, View, events_selector, told
 
 RECORD_AFTER = 2.0
 """Seconds for which the sidecar's own account is awaited once the GPUs show the result."""
@@ -70,13 +69,13 @@ def slept(name: str) -> Goal:
 class Waiter:
     """Starts to watch before the wish is written, so that nothing that follows is missed."""
 
-    def __init__(self, session: Session, models: Sequence[Object], goals: Sequence[Goal]) -> None:
-        self._session, self._models, self._goals = session, models, list(goals)
-        self._gpus = Scope(GPUS)
+    def __init__(self, session: Session, view: View, goals: Sequence[Goal]) -> None:
+        self._session, self._models, self._goals = session, view.models, list(goals)
+        self._gpus = Scope(GPUS, view.gpu_namespace)
         names = ",".join(sorted({goal.name for goal in goals}))
         self._pods = Scope(PODS, session.namespace, label_selector=f"{LABEL_MODEL} in ({names})")
         self._events = {
-            name: Scope(EVENTS, session.namespace, field_selector=events_selector(name))
+            name: Scope(EVENTS, session.namespace, field_selector=events_selector(name), optional=True)
             for name in sorted({goal.name for goal in goals})
         }
         self._feed = Feed(session, [self._gpus, self._pods, *self._events.values()])

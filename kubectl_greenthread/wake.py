@@ -24,7 +24,7 @@ def command(session: Session, names: tuple[str, ...], wait: bool, timeout: float
         acting.must_have_replicas(row)
     sleeping = [row for row in rows if row.state is not Shown.SERVING]
     words = [f"{row.name} serves already, on {', '.join(row.places)}" for row in rows if row.state is Shown.SERVING]
-    waiter = Waiter(session, view.models, [woke(row.name) for row in sleeping]) if wait and sleeping else None
+    waiter = Waiter(session, view, [woke(row.name) for row in sleeping]) if wait and sleeping else None
     changed = {row.name: acting.patch(session, row, acting.wish(ANNOTATION_WAKE)) for row in sleeping}
     models = [changed.get(model["metadata"]["name"], model) for model in view.models]
     if waiter is None:

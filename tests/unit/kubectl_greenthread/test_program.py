@@ -159,6 +159,16 @@ def test_a_reader_that_has_enough_is_not_complained_about(cluster: Cluster) -> N
     assert (ran.returncode, ran.stderr) == (1, "")
 
 
+def test_a_mistake_of_ours_is_one_line_too(cluster: Cluster, plugin: Plugin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kubectl_greenthread.top.gpu_lines", lambda *_: 1 / 0)
+    ran = plugin("top")
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert "a mistake in kubectl greenthread itself, please report it: ZeroDivisionError" in ran.err
+    monkeypatch.setenv("GREENTHREAD_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        plugin("top")
+
+
 class Fake:
     """A stream as wanted."""
 

@@ -163,3 +163,13 @@ def test_text_from_the_cluster_cannot_move_the_cursor(cluster: Cluster, plugin: 
         out = plugin(*verb, "--color", "always").out
         assert "\x1b[2J" not in out
         assert "\x1b]" not in out
+
+
+def test_who_cannot_fit_is_told_from_who_waits(cluster: Cluster, plugin: Plugin) -> None:
+    cluster.gpu(0, foreign=3)
+    cluster.model("big", memory=50, report={"state": "pending", "queued": 1})
+    cluster.model("stays", memory=60)
+    cluster.occupy("stays", "serving", 60, popular=True)
+    line = next(line for line in plugin("top").out.splitlines() if line.startswith("big "))
+    assert "⊘ cannot fit" in line
+    assert line.endswith("cannot fit: stays is pinned, other programs use 3.0G")
