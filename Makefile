@@ -32,9 +32,12 @@ check: ## formatting, lint, types, and who imports whom
 	.venv/bin/mypy localcluster tui
 	.venv/bin/lint-imports
 
-bench: ## the benchmarks
+bench: ## the benchmarks, one after the other
 	@PYTHON="$(PYTHON)" ./scripts/install dev
-	$(PY) -m benchmarks $(ARGS)
+	@set -e; for file in benchmarks/[a-z]*.py; do \
+		if [ ! -e "$$file" ]; then echo "there is no benchmark yet"; exit 0; fi; \
+		name=$$(basename "$$file" .py); echo "== benchmarks.$$name"; $(PY) -m "benchmarks.$$name" $(ARGS); \
+	done
 
 lock: ## requirements.lock anew from pyproject.toml, at the newest versions
 	@PYTHON="$(PYTHON)" ./scripts/install dev
