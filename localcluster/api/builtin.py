@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import printing, rules
 from .crds import CRDS, default_names
-from .metadata import dns_label, dns_label_1035
+from .metadata import dns_label
 from .openapi import schema_of
 from .resources import ResourceType
 from .selectors import Field, by_path
@@ -74,7 +74,7 @@ def builtin_types() -> list[ResourceType]:
         created(
             "", "v1", "services", "Service", short_names=("svc",), categories=("all",), status=True,
             status_writes_metadata=True, counts_generation=False, prepare=rules.service, check=rules.check_service,
-            columns=printing.SERVICES, name_rule=dns_label_1035, returns_deleted=True,
+            columns=printing.SERVICES, name_rule=dns_label, returns_deleted=True,
             fields={"spec.clusterIP": by_path("spec.clusterIP"), "spec.type": by_path("spec.type")},
         ),
         created("", "v1", "endpoints", "Endpoints", short_names=("ep",), columns=printing.ENDPOINTS, **plain),

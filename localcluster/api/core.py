@@ -636,12 +636,12 @@ class Api:
         stored = self.must_get(rt, key)
         meta = stored.obj["metadata"]
         wanted = body.get("preconditions") or {}
-        for field, name in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
+        for field, name, what in (("uid", "UID", "deleted and then recreated"), ("resourceVersion", "ResourceVersion", "modified")):
             if wanted.get(field) and wanted[field] != meta[field]:
                 raise conflict(
-                    rt.group, rt.plural, key[1],
-                    f"Precondition failed: {name} in precondition: {wanted[field]}, {name} in object meta: "
-                    f"{meta[field]}",
+                    rt.group, rt.kind, key[1],
+                    f"the {name} in the precondition ({wanted[field]}) does not match the {name} in record "
+                    f"({meta[field]}). The object might have been {what}",
                 )  # fmt: skip
         grace = body.get("gracePeriodSeconds", request.query.get("gracePeriodSeconds"))
         policy = body.get("propagationPolicy") or request.query.get("propagationPolicy") or ""

@@ -103,7 +103,7 @@ def check_pod(obj: Object, old: Object | None) -> list[Cause]:
         found.append(cause("FieldValueRequired", "spec.containers"))
     if spec.get("restartPolicy") not in ("Always", "OnFailure", "Never"):
         found.append(
-            cause("FieldValueNotSupported", "spec.restartPolicy", 'supported values: "Always", "Never", "OnFailure"',
+            cause("FieldValueNotSupported", "spec.restartPolicy", 'supported values: "Always", "OnFailure", "Never"',
                   spec.get("restartPolicy"))
         )  # fmt: skip
     volumes = set()
