@@ -59,6 +59,8 @@ ONE, TWO = "one", "two"
 GPUS_OF = {ONE: 1, TWO: 2}
 MEMORY = 96 * GIB
 NAMESPACE = DEFAULT_NAMESPACE
+#: A sidecarImage whose requests wait for 2 s.
+IMPATIENT_SIDECAR = "test/impatient-sidecar"
 CRDS = Path(__file__).parents[2] / "manifests" / "crds"
 
 #: Factor on every deadline, for a slow or busy machine.
@@ -182,6 +184,9 @@ class Cluster:
             name: replace(image, env={**image.env, **(FAST_ENGINE if name == "*" else here)})
             for name, image in parts.images(folder, parts.Simulation(GPUS_OF[node], MEMORY)).items()
         }
+        impatient = images[parts.SIDECAR_IMAGE]
+        env = {**impatient.env, "QUEUE_TIMEOUT_SECONDS": "2"}
+        images = {IMPATIENT_SIDECAR: replace(impatient, env=env), **images}
         file = folder.path / "images.json"
         file.write_text(json.dumps({glob: asdict(image) for glob, image in images.items()}))
         command = [sys.executable, "-m", "localcluster.supervisor", "--node", node, "--backoff", "0.2"]
@@ -202,22 +207,19 @@ class Cluster:
                 for variable in container["env"]:
                     if variable["name"] == "GREENTHREAD_GATEWAY_URL":
                         variable["value"] = self.gateway
-        agent = next(pod for pod in pods if pod["metadata"]["name"] == "greenthread-agent")
-        other = json.loads(json.dumps(agent))
-        other["metadata"]["name"] += f"-{TWO}"
-        other["spec"]["nodeName"] = TWO
-        return [*pods, other]
-
-    def second_controller(self, name: str) -> None:
-        """One more replica of the controller."""
-        pod = next(pod for pod in self._system_pods() if pod["metadata"]["name"] == "greenthread-controller")
-        pod["metadata"]["name"] = name
-        self.kube.create(PODS, pod)
-        self.until(lambda: self.is_ready(self.view.get(PODS, name)), f"{name} runs")
+        controller, agent = (
+            next(pod for pod in pods if pod["metadata"]["name"] == f"greenthread-{part}")
+            for part in ("controller", "agent")
+        )
+        second_agent, second_controller = json.loads(json.dumps([agent, controller]))
+        second_agent["metadata"]["name"] += f"-{TWO}"
+        second_agent["spec"]["nodeName"] = TWO
+        second_controller["metadata"]["name"] += "-spare"
+        return [*pods, second_agent, second_controller]
 
     def _parts_ready(self) -> bool:
         pods = [pod for pod in self.view.objects(PODS) if LABEL_MODEL not in pod["metadata"].get("labels", {})]
-        return len(pods) == 4 and all(map(self.is_ready, pods))
+        return len(pods) == len(self._system_pods()) and all(map(self.is_ready, pods))
 
     # addresses
 
@@ -248,7 +250,14 @@ class Cluster:
         body: Object = {"spec": spec} if spec else {}
         if annotations:
             body["metadata"] = {"annotations": dict(annotations)}
-        self.kube.patch(MODELS, name, body, NAMESPACE)
+        self._patch(name, body)
+
+    def _patch(self, name: str, body: Object) -> None:
+        """Patches a Model; returns when the view knows, so that nobody takes its old status for the answer."""
+        version = int(self.kube.patch(MODELS, name, body, NAMESPACE)["metadata"]["resourceVersion"])
+        self.until(
+            lambda: int(self.model(name)["metadata"]["resourceVersion"]) >= version, f"the change of {name} is seen"
+        )
 
     def wake(self, name: str) -> None:
         """Wakes a Model without a request, and waits until it serves."""
@@ -269,15 +278,27 @@ class Cluster:
             asleep = {"metadata": {"annotations": {ANNOTATION_SLEEP: format_time(datetime.now(UTC))}}}
             if any(model["spec"][key] != model["spec"][key] | value for key, value in spec.items()):
                 asleep["spec"] = spec
-            self.kube.patch(MODELS, name, asleep, NAMESPACE)
+            self._patch(name, asleep)
         self.ready(*names)
         self.until(
             lambda: (
                 not any(self.reserved(name) or self.waits(name) for name in names)
-                and all(set(self.states(name)) == {State.SLEEPING} for name in names)
+                and all(self._is_asleep(name) for name in names)
             ),
             f"{', '.join(names)} are asleep",
         )
+
+    def _is_asleep(self, name: str) -> bool:
+        """By the word of its sidecars: booted, and nothing under way."""
+        found = [self.status(name, number) for number in range(len(self.pods_of(name)))]
+        return bool(found) and all(said["state"] == "sleeping" and said["bootReady"] for said in found)
+
+    def status(self, model: str, number: int = 0) -> Object:
+        """`GET /status` of the sidecar of one of the Model's pods; empty while it does not answer."""
+        try:
+            return dict(self.http.get(f"{self.sidecar(model, number)}/status").json())
+        except (httpx.TransportError, KeyError):
+            return {"state": "", "bootReady": False}
 
     def ready(self, *names: str, seconds: float = DEADLINE) -> None:
         """Waits until the Models' condition Ready is true and no pod of an earlier spec is left."""
@@ -298,6 +319,10 @@ class Cluster:
                 pass
         if wait:
             self.until(lambda: not any(self.view.get(MODELS, name) for name in names), f"{names} are gone")
+
+    def others(self, *names: str) -> list[str]:
+        """Models beside these."""
+        return [obj["metadata"]["name"] for obj in self.view.objects(MODELS) if obj["metadata"]["name"] not in names]
 
     def model(self, name: str) -> Object:
         """The Model as last seen; AssertionError when there is none."""
@@ -380,6 +405,10 @@ class Cluster:
     def serving(self, node: str = "") -> set[str]:
         """Models that serve on a node's GPUs."""
         return {o.model for gpu in self.gpus(node) for o in gpu.occupants if o.state is State.SERVING}
+
+    def until_serving(self, node: str, models: set[str]) -> None:
+        """Waits until exactly these serve on the node."""
+        self.until(lambda: self.serving(node) == models, f"{', '.join(models)} and nobody else serve on node {node}")
 
     def history(self, model: str) -> list[State]:
         """The states that the Model's entries went through since the test began, without repetitions."""

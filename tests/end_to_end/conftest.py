@@ -12,6 +12,8 @@ from tests.testbeds.programs import Missing, skip_or_fail
 #: Models of the node with one GPU: two of the small ones fit together, three do not; `big` needs the GPU alone.
 SMALL = ("ada", "bob", "cleo")
 BIG = "big"
+#: Of the node with two: a replica on each GPU, and one that needs both.
+BOTH_GPUS = ("twins", "gang")
 
 
 @pytest.fixture(scope="session")
@@ -32,10 +34,11 @@ def running(api: Admin) -> Iterator[Cluster]:
 
 @pytest.fixture
 def cluster(running: Cluster) -> Iterator[Cluster]:
-    """The cluster, with the small Models and `big` asleep; afterwards no claim was wrong and no request ran twice."""
-    running.rest(*SMALL, BIG)
+    """The cluster with its shared Models asleep, and no others. Checks at the end what must be true after every test."""
+    running.rest(*SMALL, BIG, *BOTH_GPUS)
     running.begin()
     yield running
+    running.delete(*running.others(*SMALL, BIG, *BOTH_GPUS))
     running.check()
 
 
