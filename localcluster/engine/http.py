@@ -63,8 +63,11 @@ def json_response(value: Any, status: int = 200, headers: dict[str, str] | None 
 class Connection(asyncio.Protocol):
     """One client's connection."""
 
-    def __init__(self, handler: Handler, connections: set[Connection]) -> None:
+    def __init__(self, handler: Handler, connections: set[Connection], idle_seconds: float = 5.0) -> None:
+        """`idle_seconds`: how long a connection is kept without a request, as vLLM's server does."""
         self._handler = handler
+        self._idle_seconds = idle_seconds
+        self._idle: asyncio.TimerHandle | None = None
         self._connections = connections
         self._parser = httptools.HttpRequestParser(self)
         self._queue: deque[tuple[Request, bool]] = deque()
@@ -83,8 +86,12 @@ class Connection(asyncio.Protocol):
         self.transport = transport
         transport.set_write_buffer_limits(_HIGH_WATER)
         self._connections.add(self)
+        self._wait_for_request()
 
     def data_received(self, data: bytes) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -139,6 +146,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
         self._writable.set()
+        if self._idle is not None:
+            self._idle.cancel()
         if self._task is not None:
             self._task.cancel()
 
@@ -153,6 +162,9 @@ class Connection(asyncio.Protocol):
             head = f"HTTP/1.1 {status:d} {phrase}\r\nconnection: close\r\ncontent-length: {len(phrase)}\r\n\r\n{phrase}"
             self.transport.write(head.encode())
             self.transport.close()
+
+    def _wait_for_request(self) -> None:
+        self._idle = asyncio.get_running_loop().call_later(self._idle_seconds, self.transport.close)
 
     # Answering
 
@@ -179,6 +191,8 @@ class Connection(asyncio.Protocol):
             raise
         finally:
             self._task = None
+            if not self.transport.is_closing():
+                self._wait_for_request()
 
     async def _send(self, response: Response, keep_alive: bool, head_only: bool) -> None:
         lines = [f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}"]

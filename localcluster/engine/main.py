@@ -26,16 +26,17 @@ def main(arguments: list[str]) -> int:
     parsed = parse(arguments)
     try:
         settings = engine_settings.from_environment()
+        idle_seconds = int(os.environ.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "5"))
         ledger = open_ledger()
         plan = memory_plan(parsed, ledger)
         engine = Engine(parsed, settings, GpuMemory(ledger, plan, settings.left_bytes), ledger)
     except (ValueError, LedgerError) as error:
         _say(f"ERROR {error}")
         return 1
-    return asyncio.run(_run(engine))
+    return asyncio.run(_run(engine, idle_seconds))
 
 
-async def _run(engine: Engine) -> int:
+async def _run(engine: Engine, idle_seconds: float) -> int:
     arguments = engine.arguments
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
@@ -58,7 +59,9 @@ async def _run(engine: Engine) -> int:
     connections: set[Connection] = set()
     handle = Server(engine, os.environ.get("VLLM_SERVER_DEV_MODE") == "1").handle
     try:
-        server = await loop.create_server(lambda: Connection(handle, connections), arguments.host, arguments.port)
+        server = await loop.create_server(
+            lambda: Connection(handle, connections, idle_seconds), arguments.host, arguments.port
+        )
     except OSError as error:
         _say(
             f"ERROR [Errno {error.errno}] error while attempting to bind on {arguments.host}:{arguments.port}: {error}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import socket
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from localcluster.engine import tokens
 from localcluster.engine.answers import Conversation, Limits, answer
+from localcluster.engine.http import Connection, Request, Response
 from localcluster.engine.schemas import example
 from localcluster.engine.weights import billions, weight_bytes
 from tests.unit.localcluster_engine.conftest import RunningEngine
@@ -224,3 +226,15 @@ def test_keep_alive(shared: RunningEngine) -> None:
         connection.request("GET", "/version")
         assert json.loads(connection.getresponse().read()) == {"version": "0.32.0"}
     connection.close()
+
+
+async def test_an_idle_connection_is_closed() -> None:
+    async def never(_: Request) -> Response:
+        raise AssertionError("nobody asks")
+
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Connection(never, set(), idle_seconds=0), "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.sockets[0].getsockname()[1])
+    assert await reader.read() == b""
+    writer.close()
+    server.close()
