@@ -323,7 +323,7 @@ class Reconciler:
             if (occupant.pod.namespace, occupant.model) == self._key(model) and occupant.reserved
         ]
         if pods:
-            waits_for = f"waits for {len(pods)} pods to end: {', '.join(pod.ref.name for pod in pods[:5])}"
+            waits_for = f"waits for its pods to end: {', '.join(pod.ref.name for pod in pods[:5])}"
         elif held:
             waits_for = "waits for its GPU memory to be free, by the node agent's word: " + ", ".join(
                 f"{short_bytes(occupant.reserved)} on {gpu.node}/{gpu.index}" for gpu, occupant in held[:5]
@@ -370,7 +370,7 @@ class Reconciler:
         if previous.get("phase") != phase:
             ready = next(c for c in status["conditions"] if c["type"] == "Ready")
             tell = self._recorder.warning if phase == "Failed" else self._recorder.normal
-            tell(model, phase, ready["message"])
+            tell(model, "Deleting" if model.deleting else phase, ready["message"])
 
     @staticmethod
     def _key(model: Model) -> Key:

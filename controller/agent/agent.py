@@ -43,10 +43,15 @@ class GpuWriter:
     async def create(self, index: int, status: Mapping[str, Any]) -> None:
         """Makes the object of a device, and its status as a whole."""
         name = gpu_name(self._settings.node, index)
+        try:
+            node = await self._client.get(NODES, self._settings.node)
+        except NotFound:
+            # an object without its node as owner would stay for ever when the machine goes
+            log.warning("there is no Node %s: GPU %s is not made until there is", self._settings.node, name)
+            return
+        owner = {"apiVersion": "v1", "kind": "Node", "name": self._settings.node, "uid": node["metadata"]["uid"]}
         meta: Object = {"name": name, "namespace": self._settings.namespace, "labels": self._labels()}
-        owner = await self._node_reference()
-        if owner:
-            meta["ownerReferences"] = [owner]
+        meta["ownerReferences"] = [owner]
         try:
             obj = await self._client.create(GPUS, {"metadata": meta})
             log.info("made GPU %s", name)
@@ -87,15 +92,6 @@ class GpuWriter:
 
     def _labels(self) -> dict[str, str]:
         return {LABEL_NODE: node_label(self._settings.node)}
-
-    async def _node_reference(self) -> Object | None:
-        """The node as owner, so that its GPUs go when it goes."""
-        try:
-            node = await self._client.get(NODES, self._settings.node)
-        except NotFound:
-            log.warning("there is no Node %s: its GPU objects will stay when the machine goes", self._settings.node)
-            return None
-        return {"apiVersion": "v1", "kind": "Node", "name": self._settings.node, "uid": node["metadata"]["uid"]}
 
 
 class InThread(Protocol):

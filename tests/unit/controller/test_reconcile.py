@@ -265,7 +265,7 @@ def test_a_deletion_drains_then_frees_then_lets_go() -> None:
         await here.settle()
         assert (await here.pods())[0]["metadata"]["deletionTimestamp"]
         assert (await here.condition())[1] == "Deleting"
-        assert "waits for 1 pods to end" in (await here.condition())[2]
+        assert "waits for its pods to end" in (await here.condition())[2]
         await here.end_pods()
         assert await here.pods() == []
         assert "80.0G on node-a/0" in (await here.condition())[2]

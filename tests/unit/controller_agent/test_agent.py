@@ -167,6 +167,9 @@ def test_each_device_gets_an_object_that_belongs_to_its_node() -> None:
         await here.client.delete(GPUS, "node-a-1", NAMESPACE)
         await asyncio.sleep(2)
         assert (await here.gpu(1))["metadata"]["uid"] != second["metadata"]["uid"]
+        await here.client.delete(NODES, "node-a")
+        await asyncio.sleep(5)
+        assert (await here.client.list(GPUS, NAMESPACE)).items == []  # they went with it, and stay away
 
     in_world(main, Machine(2))
 
