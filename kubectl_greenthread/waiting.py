@@ -172,5 +172,6 @@ class Waiter:
             waiting = next((item for item in reversed(self._news(goal)) if item.reason == "Waiting"), None)
             if waiting is not None and row.state is Shown.SLEEPING:
                 text = f"it {waiting.message}"
+            text = self._feed.trouble or text
             texts.append(f"{goal.name} did not {goal.verb} within {short_duration(timeout)}, and still may: {text}")
         return TimedOut("; ".join(texts))

@@ -23,7 +23,7 @@ class Client:
     """One API server over one kept connection; not for use by several threads at once, but for `watch`.
 
     Every method raises the errors of `greenthread.kube.errors`. Writes are sent once: after `Unreachable` the caller
-    cannot know whether the server did it.
+    cannot know whether the server did it. `timeout`: seconds for which the server may be silent.
     """
 
     def __init__(self, config: ClusterConfig, timeout: float = core.REQUEST_TIMEOUT) -> None:

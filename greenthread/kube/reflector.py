@@ -15,7 +15,7 @@ from greenthread.kube.resources import Key, Resource, is_newer, key_of, resource
 
 log = logging.getLogger(__name__)
 
-FIRST_DELAY, LAST_DELAY = 0.2, 30.0
+FIRST_DELAY, LAST_DELAY = 0.2, 10.0
 """Seconds before the first retry, and at most; doubled for each failure in a row, with jitter."""
 
 OnEvent = Callable[[str, Object], None]
@@ -52,6 +52,7 @@ class Reflector:
         self._version = ""
         self._synced = asyncio.Event()
         self._failures = 0
+        self._fresh = False  # listed, and nothing heard from the watch since
 
     async def synced(self) -> None:
         """Returns after the first list is in."""
@@ -65,8 +66,8 @@ class Reflector:
                     await self._list()
                 await self._watch()
             except Gone:
-                # a list that is Gone itself counts as a failure: else a confused server would be asked in a tight loop
-                self._failures += not self._version
+                # a list that is too old at once is a failure: else a confused server would be asked in a tight loop
+                self._failures += not self._version or self._fresh
                 self._version = ""
             except (ApiError, Unreachable) as error:
                 self._failures += 1
@@ -99,7 +100,7 @@ class Reflector:
                 self._tell("DELETED", old)
         for obj in found.items:
             self._put(obj)
-        self._version = found.resource_version
+        self._version, self._fresh = found.resource_version, True
         self._synced.set()
 
     async def _watch(self) -> None:
@@ -108,6 +109,7 @@ class Reflector:
         async with aclosing(stream):
             async for event in stream:
                 events += 1
+                self._fresh = False
                 self._heard()
                 version = resource_version(event.object)
                 if event.type == "DELETED":

@@ -218,6 +218,21 @@ async def test_a_list_older_than_ones_own_write_does_not_undo_it() -> None:
         assert running.versions() == {"a": "31", "new": "32"}
 
 
+async def test_a_server_that_calls_every_list_too_old_is_not_asked_in_a_tight_loop() -> None:
+    waits = 0
+
+    class Counting(AtOnce):
+        def uniform(self, a: float, b: float) -> float:
+            nonlocal waits
+            waits += 1
+            return 0.0
+
+    running = Running([listing(5)] * 10, [[gone()]] * 9)
+    running.reflector._rng = Counting()
+    async with running:
+        assert waits == 9
+
+
 async def test_a_callback_that_fails_ends_the_run() -> None:
     def broken(kind: str, obj: dict[str, Any]) -> None:
         raise RuntimeError("a mistake of ours")
