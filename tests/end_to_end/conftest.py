@@ -34,7 +34,7 @@ def running(api: Admin) -> Iterator[Cluster]:
 
 @pytest.fixture
 def cluster(running: Cluster) -> Iterator[Cluster]:
-    """The cluster with its shared Models asleep, and no others. Checks at the end what must be true after every test."""
+    """The cluster with its shared Models asleep, and no others. At the end: what must be true after every test."""
     running.rest(*SMALL, BIG, *BOTH_GPUS)
     running.begin()
     yield running
