@@ -241,6 +241,54 @@ users:
 """
 
 
+EKS_AND_MINIKUBE = """\
+apiVersion: v1
+clusters:
+- cluster:
+    certificate-authority: /home/me/.minikube/ca.crt
+    extensions:
+    - extension:
+        last-update: Fri, 20 Nov 2026 14:03:22 UTC
+        provider: minikube.sigs.k8s.io
+        version: v1.37.0
+      name: cluster_info
+    server: https://192.168.49.2:8443
+  name: minikube
+contexts: []
+current-context: minikube
+kind: Config
+preferences: {}
+users:
+- name: arn:aws:eks:us-west-2:123456789012:cluster/my
+  user:
+    exec:
+      apiVersion: client.authentication.k8s.io/v1beta1
+      args:
+      - --region
+      - us-west-2
+      - eks
+      - get-token
+      - --cluster-name
+      - my
+      command: aws
+      env:
+      - name: AWS_PROFILE
+        value: team a
+"""
+
+
+def test_what_minikube_and_eks_write_is_read_without_a_library(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rare_auth, "has_yaml", lambda: pytest.fail("a library was asked"))
+    found = config.read_kubeconfig(Path(write(EKS_AND_MINIKUBE)))
+    extension = found["clusters"][0]["cluster"]["extensions"][0]
+    assert extension["extension"]["last-update"] == "Fri, 20 Nov 2026 14:03:22 UTC"
+    assert extension["name"] == "cluster_info"
+    user = found["users"][0]
+    assert user["name"] == "arn:aws:eks:us-west-2:123456789012:cluster/my"
+    assert user["user"]["exec"]["args"][0] == "--region"
+    assert user["user"]["exec"]["env"] == [{"name": "AWS_PROFILE", "value": "team a"}]
+
+
 def test_what_clouds_write_is_read_without_a_library(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rare_auth, "has_yaml", lambda: pytest.fail("a library was asked"))
     users = config.read_kubeconfig(Path(write(GKE)))["users"]
