@@ -7,9 +7,9 @@ without a word while it is paused.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from localcluster.engine.arguments import Arguments
 from localcluster.engine.errors import ApiError, engine_dead
@@ -24,7 +24,13 @@ _LOAD_SECONDS = 0.1
 _PATIENCE_SECONDS = 0.1
 """A longer wait for a token must end at once when the request is aborted."""
 
+_NEVER_RELOADED = ("sharded_state", "tensorizer", "dummy")
+
 T = TypeVar("T")
+
+
+class WorkerError(Exception):
+    """A call of `collective_rpc` failed; the engine lives on."""
 
 
 class Work:
@@ -58,6 +64,7 @@ class Engine:
         self._changed = asyncio.Condition()
         self._control = asyncio.Lock()
         self._load_task: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     # Boot
 
@@ -73,6 +80,10 @@ class Engine:
         await asyncio.sleep(self.settings.boot_seconds / 2)
 
     # Control, as vLLM's engine core has it
+
+    async def to_its_end(self, operation: Coroutine[None, None, T]) -> T:
+        """Carry a control operation out even when the one who asked leaves: vLLM's engine core does not notice that."""
+        return await asyncio.shield(self._in_background(operation))
 
     @property
     def is_sleeping(self) -> bool:
@@ -131,6 +142,8 @@ class Engine:
         async with self._dying(), self._control:
             if "weights" in self._sleeping and self.arguments.sleep_mode:
                 raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            if self.arguments.load_format in _NEVER_RELOADED:
+                raise WorkerError(f"Model reloading with `{self.arguments.load_format}` format")
             ranks = self.arguments.tensor_parallel_size
             await asyncio.sleep(self.memory.weights * ranks / (self.settings.disk_gbps * 1e9))
             self._weights_valid = True
@@ -210,7 +223,7 @@ class Engine:
             request.ended("abort" if outcome == "aborted" else "error" if outcome == "error" else work.finish_reason)
             self._count()
             # A cancelled task must not wait; whoever waits for this end is woken by a task of its own.
-            asyncio.get_running_loop().create_task(self._notify())
+            self._in_background(self._notify())
 
     async def steps(self, work: Work, steps: Sequence[Sequence[T]]) -> AsyncGenerator[T, None]:
         """The tokens of each step (one for each answer that is generated at once) at their time.
@@ -254,11 +267,17 @@ class Engine:
         async with self._changed:
             self._changed.notify_all()
 
+    def _in_background(self, work: Coroutine[None, None, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
     def _count(self) -> None:
         self.metrics.running = len(self._running)
         self.metrics.waiting = len(self._works) - len(self._running)
         if self._load_task is None or self._load_task.done():
-            self._load_task = asyncio.get_running_loop().create_task(self._report_load())
+            self._load_task = self._in_background(self._report_load())
 
     async def _report_load(self) -> None:
         """Tell the ledger, a little later, so that a burst of short requests is one write."""
@@ -276,8 +295,7 @@ class Engine:
         return "discard_all" if self._level == 2 else "weights_offloaded"
 
     async def stop(self) -> None:
-        """End the background task."""
-        if self._load_task is not None:
-            self._load_task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._load_task
+        """End the background tasks."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

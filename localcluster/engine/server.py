@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from localcluster.engine import anthropic_api, audio, chat, checks, pooling, responses_api, serving, tokens
 from localcluster.engine.arguments import VERSION
-from localcluster.engine.engine import Engine
+from localcluster.engine.engine import Engine, WorkerError
 from localcluster.engine.errors import ApiError, InvalidBody
 from localcluster.engine.http import Request, Response, json_response
 
@@ -140,14 +140,14 @@ async def sleep(engine: Engine, request: Request) -> Response:
         raise InvalidBody(
             "greater_than_equal", "query.level", "Input should be greater than or equal to 0", given, {"ge": 0}
         )
-    await engine.sleep(level, _mode(request))
+    await engine.to_its_end(engine.sleep(level, _mode(request)))
     return json_response({"status": "sleeping", "level": level})
 
 
 async def wake_up(engine: Engine, request: Request) -> Response:
     """POST /wake_up?tags=weights&tags=kv_cache."""
     tags = request.query.get("tags")
-    awake = await engine.wake_up(tags)
+    awake = await engine.to_its_end(engine.wake_up(tags))
     return json_response({"status": "awake" if awake else "sleeping", "tags": tags})
 
 
@@ -158,7 +158,7 @@ async def is_sleeping(engine: Engine, request: Request) -> Response:
 
 async def pause(engine: Engine, request: Request) -> Response:
     """POST /pause?mode=abort|wait|keep."""
-    await engine.pause(_mode(request))
+    await engine.to_its_end(engine.pause(_mode(request)))
     return json_response({"status": "paused"})
 
 
@@ -184,13 +184,15 @@ async def collective_rpc(engine: Engine, request: Request) -> Response:
     method = body.get("method")
     if method is None:
         raise ApiError("Missing 'method' in request body", kind="Bad Request")
-    if method != "reload_weights":
-        cause = f"'Worker' object has no attribute '{method}'"
+    try:
+        if method != "reload_weights":
+            raise WorkerError(f"'Worker' object has no attribute '{method}'")
+        await engine.to_its_end(engine.reload_weights())
+    except WorkerError as error:
         message = (
-            f"Call to collective_rpc method failed: Worker failed with error ''{cause}'', please check the stack trace"
+            f"Call to collective_rpc method failed: Worker failed with error '{error}', please check the stack trace"
         )
-        raise ApiError(f"{message} above for the root cause", 500, "InternalServerError")
-    await engine.reload_weights()
+        raise ApiError(f"{message} above for the root cause", 500, "InternalServerError") from None
     return json_response({"results": [None] * engine.arguments.tensor_parallel_size})
 
 

@@ -122,6 +122,24 @@ def test_a_wake_takes_the_time_of_the_link(start: Start, ledger: Ledger) -> None
     assert 0.4 <= time.monotonic() - began < 2
 
 
+def test_a_wake_goes_on_when_the_one_who_asked_leaves(start: Start, ledger: Ledger) -> None:
+    engine = start("org/model-8B", *FLAGS, GREENTHREAD_SIM_LINK_GBPS="40")
+    engine.control("/sleep")
+    with pytest.raises(httpx.ReadTimeout):
+        engine.http.post("/wake_up", timeout=0.1)
+    assert engine.http.get("/is_sleeping").json() == {"is_sleeping": True}
+    until(lambda: engine.http.get("/is_sleeping").json() == {"is_sleeping": False})
+    assert ledger.used_bytes(0) == SERVING
+
+
+def test_load_formats_that_cannot_reload(start: Start) -> None:
+    engine = start("org/model-8B", "--load-format", "dummy")
+    answer = engine.control("/collective_rpc", method="reload_weights")
+    assert answer.status_code == 500
+    assert "Model reloading with `dummy` format" in answer.json()["error"]["message"]
+    assert ask(engine).status_code == 200
+
+
 def test_a_request_waits_silently_inside_a_sleeping_engine(plain: RunningEngine) -> None:
     engine = plain
     engine.control("/sleep")
