@@ -12,7 +12,7 @@ from typing import NamedTuple, TextIO
 
 # the terminal's own sixteen colours, so that every theme, dark or light, keeps its contrast
 _CODES = {
-    "bold": "1", "dim": "2", "serving": "32", "waking": "34", "pending": "33", "deactivating": "35",
+    "bold": "1", "dim": "2", "serving": "32", "waking": "94", "pending": "33", "deactivating": "35",
     "sleeping": "2", "converting": "36", "staging": "36", "failed": "31", "cannot fit": "31", "other": "2",
 }  # fmt: skip
 

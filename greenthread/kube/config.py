@@ -6,7 +6,6 @@ import base64
 import binascii
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -129,6 +128,8 @@ def _pem_files(certificate: bytes | None, key: bytes | None) -> Iterator[tuple[s
     if certificate is None or key is None:
         yield None
         return
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="greenthread-") as folder:
         paths = (os.path.join(folder, "certificate.pem"), os.path.join(folder, "key.pem"))
         for path, content in zip(paths, (certificate, key), strict=True):
