@@ -17,13 +17,23 @@ BOTH_GPUS = ("twins", "gang")
 
 
 @pytest.fixture(scope="session")
-def running(api: Admin) -> Iterator[Cluster]:
-    """All parts on this API, with the Models that many tests share: started once for a run."""
+def api(request: pytest.FixtureRequest) -> Iterator[Admin]:
+    """An API server for the cluster alone, in place of the one that all other tests share."""
+    from tests.testbeds.embedded import EmbeddedApi
+    from tests.testbeds.kube import GARBAGE_COLLECTION, RealApi
+
     try:
-        cluster = Cluster(api)
+        bed = RealApi(GARBAGE_COLLECTION) if request.param == "real" else EmbeddedApi()
     except Missing as missing:
         skip_or_fail(missing)
-    with cluster:
+    with bed as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def running(api: Admin) -> Iterator[Cluster]:
+    """All parts on this API, with the Models that many tests share: started once for a run."""
+    with Cluster(api) as cluster:
         for name in SMALL:
             cluster.apply(name)
         cluster.apply(BIG, gpuMemoryUtilization="0.90")
