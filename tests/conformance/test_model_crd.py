@@ -173,6 +173,9 @@ def test_good_models_are_accepted(crd_api: Api, spec: Object) -> None:
             "the quantization is given twice: write spec.quantization and take --quantization out of spec.extraArgs",
         ),
         ({"resources": {"limits": {"nvidia.com/gpu": 1}}}, "spec.resources.limits", GPUS),
+        ({"resources": {"requests": {"nvidia.com/gpu": "1"}}}, "spec.resources.requests", GPUS),
+        ({"resources": {"limits": {"memory": "much"}}}, "spec.resources.limits[memory]", QUANTITY),
+        ({"tolerations": [{"effect": "Never"}]}, "spec.tolerations[0].effect", "supported values: "),
         ({"resources": {"requests": {"memory": "64 GB"}}}, "spec.resources.requests[memory]", QUANTITY),
         ({"resources": {"requests": {"cpu": -1}}}, "spec.resources.requests[cpu]", QUANTITY),
         ({"tolerations": [{"operator": "Is"}]}, "spec.tolerations[0].operator", 'supported values: "Exists", "Equal"'),
@@ -289,6 +292,7 @@ def test_everything_is_bounded(crd_api: Api, spec: Object, field: str) -> None:
     ("status", "field"),
     [
         ({"conditions": [{key: value} for key, value in STATUS["conditions"][0].items()][:1]}, "status.conditions[0]."),
+        ({"conditions": [{**STATUS["conditions"][0], "status": "Maybe"}]}, "status.conditions[0].status"),
         ({"conversion": {"status": "Done"}}, "status.conversion.status"),
         ({"distribution": {"stagingTier": "ram"}}, "status.distribution.stagingTier"),
         ({"distribution": {"availableOnNodes": ["n"] * 1025}}, "status.distribution.availableOnNodes"),
