@@ -57,16 +57,16 @@ def test_a_bar_shows_serving_waking_foreign_and_free_memory_to_scale(screens: Cl
     assert [bar.count(cell) for cell in "█▊▒▓░"] == [26, 1, 4, 1, 10]
 
 
-@pytest.mark.parametrize("width", range(60, 180, 7))
-def test_lines_never_pass_the_width(screens: Cluster, plugin: Plugin, width: int) -> None:
-    out = plugin("top", "-A", "-o", "wide", width=width).out
-    assert max(len(line) for line in out.splitlines()) <= max(width, 78)
+def test_lines_never_pass_the_width(screens: Cluster, plugin: Plugin) -> None:
+    for width in range(60, 180, 9):
+        out = plugin("top", "-A", "-o", "wide", width=width).out
+        assert max(len(line) for line in out.splitlines()) <= max(width, 78)
 
 
 def test_columns_drop_in_the_stated_order(screens: Cluster, plugin: Plugin) -> None:
     optional = ["FLAGS", "LAST WAKE", "IN-FLIGHT", "QUEUE"]
     missing = []
-    for width in range(140, 40, -1):
+    for width in range(140, 40, -3):
         head = next(line for line in plugin("top", width=width).out.splitlines() if line.startswith("MODEL "))
         assert all(title in head for title in ("MODEL", "STATE", "FOR", "GPU", "VRAM"))
         gone = [title for title in optional if title not in head]
