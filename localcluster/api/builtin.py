@@ -11,7 +11,6 @@ from .metadata import dns_label
 from .openapi import schema_of
 from .resources import ResourceType
 from .selectors import Field, by_path
-from .storage import Object
 
 if TYPE_CHECKING:
     from .core import Api
@@ -146,5 +145,3 @@ def fill_store(api: Api, namespace: str = "") -> None:
         return
     if api.store.get("serviceaccounts", (namespace, "default")) is None:
         api.create(accounts, namespace, {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}})
-
-

@@ -1,26 +1,22 @@
 """CEL rules of CRDs (`x-kubernetes-validations`): compiled once, evaluated on each write."""
 
-import ipaddress
+import json
 import re
-import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal, InvalidOperation, localcontext
 from functools import cache
 from typing import Any
 
 from cel_expr_python import cel
-from cel_expr_python.ext import ext_bindings, ext_math, ext_optional, ext_strings
+from cel_expr_python.ext import ext_bindings, ext_optional
 from google.protobuf import duration_pb2, timestamp_pb2
 
+from .cel_functions import declarations
 from .errors import NO_VALUE, Cause, cause
-from .schema import Schema, correlate, regex, same
+from .schema import Schema, correlate, same
 
 _T = cel.Type
-_ANY_LIST = _T.List(_T.DYN)
-_RECORD = _T.Map(_T.STRING, _T.DYN)
-"""Kubernetes' own CEL types (quantity, URL, IP) are maps here, with one key that names the type."""
 
 # --- values ---------------------------------------------------------------------------------------------------------
 
@@ -100,229 +96,18 @@ def _converter(schema: Schema, seen: dict[int, Any] | None = None) -> Callable[[
     return None
 
 
-# --- Kubernetes' CEL libraries --------------------------------------------------------------------------------------
-
-_SUFFIX = {
-    "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"), "": Decimal(1), "k": Decimal(10**3),
-    "M": Decimal(10**6), "G": Decimal(10**9), "T": Decimal(10**12), "P": Decimal(10**15), "E": Decimal(10**18),
-    "Ki": Decimal(2**10), "Mi": Decimal(2**20), "Gi": Decimal(2**30), "Ti": Decimal(2**40), "Pi": Decimal(2**50),
-    "Ei": Decimal(2**60),
-}  # fmt: skip
-_QUANTITY = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:([eE][+-]?\d+)|(n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?)\Z")
-
-
-def parse_quantity(text: str) -> Decimal:
-    """A Kubernetes quantity as a number; ValueError if it is none."""
-    match = _QUANTITY.match(text)
-    if not match:
-        raise ValueError("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")
-    number, exponent, suffix = match.groups()
-    try:
-        with localcontext() as context:
-            context.prec = 60
-            return Decimal(number + exponent) if exponent else Decimal(number) * _SUFFIX[suffix or ""]
-    except InvalidOperation as error:
-        raise ValueError("unable to parse quantity") from error
-
-
-def _quantity(value: Decimal) -> dict[str, str]:
-    return {"quantity": str(value.normalize())}
-
-
-def _of(value: dict[str, Any]) -> Decimal:
-    return Decimal(value["quantity"])
-
-
-def _as_quantity(value: Any) -> Decimal:
-    return Decimal(value) if isinstance(value, int) else _of(value)
-
-
-def _is_quantity(text: str) -> bool:
-    try:
-        parse_quantity(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _compare(a: Any, b: Any) -> int:
-    return (_of(a) > _of(b)) - (_of(a) < _of(b))
-
-
-def _exact(value: dict[str, Any]) -> int:
-    number = _of(value)
-    if number != number.to_integral_value() or abs(number) >= 2**63:
-        raise ValueError("cannot convert value to integer")
-    return int(number)
-
-
-def _sum(items: list[Any]) -> Any:
-    total: Any = items[0] if items else 0
-    for item in items[1:]:
-        total = total + item
-    if isinstance(total, int) and not isinstance(total, bool) and not -(2**63) <= total < 2**63:
-        raise ValueError("integer overflow")
-    return total
-
-
-def _least(items: list[Any]) -> Any:
-    if not items:
-        raise ValueError("min called on empty list")
-    return min(items)
-
-
-def _greatest(items: list[Any]) -> Any:
-    if not items:
-        raise ValueError("max called on empty list")
-    return max(items)
-
-
-def _index(items: list[Any], wanted: Any) -> int:
-    return next((i for i, item in enumerate(items) if same_value(item, wanted)), -1)
-
-
-def _last_index(items: list[Any], wanted: Any) -> int:
-    return next((len(items) - 1 - i for i, item in enumerate(reversed(items)) if same_value(item, wanted)), -1)
-
-
-def same_value(a: Any, b: Any) -> bool:
-    """Equality in CEL: true is not 1."""
-    return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
-
-
-def _find(text: str, pattern: str) -> str:
-    match = regex(pattern).search(text)
-    return match.group(0) if match else ""
-
-
-def _find_all(text: str, pattern: str, limit: int = -1) -> list[str]:
-    found = [match.group(0) for match in regex(pattern).finditer(text)]
-    return found if limit < 0 else found[:limit]
-
-
-def _url(text: str) -> dict[str, str]:
-    if not _is_url(text):
-        raise ValueError("URL parse error during conversion from string")
-    return {"url": text}
-
-
-def _is_url(text: str) -> bool:
-    try:
-        parts = urllib.parse.urlsplit(text)
-        _ = parts.port
-    except ValueError:
-        return False
-    if any(c.isspace() or ord(c) < 32 for c in text):
-        return False
-    return bool(parts.scheme) or text.startswith("/")
-
-
-def _split(value: dict[str, str]) -> urllib.parse.SplitResult:
-    return urllib.parse.urlsplit(value["url"])
-
-
-def _port(value: dict[str, str]) -> str:
-    port = _split(value).port
-    return "" if port is None else str(port)
-
-
-def _queries(value: dict[str, str]) -> dict[str, list[str]]:
-    return urllib.parse.parse_qs(_split(value).query, keep_blank_values=True)
-
-
-def _is_ip(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return "%" not in text and not text.lower().startswith("::ffff:")
-
-
-def _is_cidr(text: str) -> bool:
-    try:
-        ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        return False
-    return "/" in text
-
-
-def _ip(text: str) -> dict[str, str]:
-    if not _is_ip(text):
-        raise ValueError(f"IP Address {text!r} parse error during conversion from string")
-    return {"ip": str(ipaddress.ip_address(text))}
-
-
-def _functions() -> Iterator[cel.FunctionDecl]:
-    table: dict[str, list[tuple[list[Any], Any, bool, Callable[..., Any]]]] = {}
-
-    def add(name: str, parameters: list[Any], result: Any, impl: Callable[..., Any], member: bool = True) -> None:
-        table.setdefault(name, []).append((parameters, result, member, impl))
-
-    text, whole, yes = _T.STRING, _T.INT, _T.BOOL
-    add("quantity", [text], _RECORD, lambda s: _quantity(parse_quantity(s)), member=False)
-    add("isQuantity", [text], yes, _is_quantity, member=False)
-    add("sign", [_RECORD], whole, lambda q: (_of(q) > 0) - (_of(q) < 0), member=False)
-    add("isInteger", [_RECORD], yes, lambda q: _of(q) == _of(q).to_integral_value() and abs(_of(q)) < 2**63)
-    add("asInteger", [_RECORD], whole, _exact)
-    add("asApproximateFloat", [_RECORD], _T.DOUBLE, lambda q: float(_of(q)))
-    add("compareTo", [_RECORD, _RECORD], whole, _compare)
-    add("isGreaterThan", [_RECORD, _RECORD], yes, lambda a, b: _compare(a, b) > 0)
-    add("isLessThan", [_RECORD, _RECORD], yes, lambda a, b: _compare(a, b) < 0)
-    add("add", [_RECORD, _T.DYN], _RECORD, lambda a, b: _quantity(_of(a) + _as_quantity(b)))
-    add("sub", [_RECORD, _T.DYN], _RECORD, lambda a, b: _quantity(_of(a) - _as_quantity(b)))
-    add("sum", [_ANY_LIST], _T.DYN, _sum)
-    add("min", [_ANY_LIST], _T.DYN, _least)
-    add("max", [_ANY_LIST], _T.DYN, _greatest)
-    add("isSorted", [_ANY_LIST], yes, lambda items: all(a <= b for a, b in zip(items, items[1:], strict=False)))
-    add("find", [text, text], text, _find)
-    add("findAll", [text, text], _T.List(text), _find_all)
-    add("findAll", [text, text, whole], _T.List(text), _find_all)
-    add("url", [text], _RECORD, _url, member=False)
-    add("isURL", [text], yes, _is_url, member=False)
-    add("getScheme", [_RECORD], text, lambda u: _split(u).scheme)
-    add("getHost", [_RECORD], text, lambda u: _split(u).netloc.rpartition("@")[2])
-    add("getHostname", [_RECORD], text, lambda u: _split(u).hostname or "")
-    add("getPort", [_RECORD], text, _port)
-    add("getEscapedPath", [_RECORD], text, lambda u: _split(u).path)
-    add("getQuery", [_RECORD], _T.Map(text, _T.List(text)), _queries)
-    add("ip", [text], _RECORD, _ip, member=False)
-    add("isIP", [text], yes, _is_ip, member=False)
-    add("isCIDR", [text], yes, _is_cidr, member=False)
-    add("family", [_RECORD], whole, lambda i: ipaddress.ip_address(i["ip"]).version)
-    add("isLoopback", [_RECORD], yes, lambda i: ipaddress.ip_address(i["ip"]).is_loopback)
-    for name, overloads in table.items():
-        yield cel.FunctionDecl(
-            name,
-            [
-                cel.Overload(f"k8s_{name}_{i}", return_type=result, parameters=parameters, is_member=member, impl=impl)
-                for i, (parameters, result, member, impl) in enumerate(overloads)
-            ],
-        )
-
-
 @cache
 def _environment() -> cel.Env:
     return cel.NewEnv(
         variables={"self": _T.DYN, "oldSelf": _T.DYN, "oldSelf_": _T.DYN, "hasOldSelf_": _T.BOOL},
-        extensions=[
-            ext_optional.ExtOptional(),
-            ext_strings.ExtStrings(),
-            ext_math.ExtMath(),
-            ext_bindings.ExtBindings(),
-        ],
-        functions=list(_functions()),
+        extensions=[ext_optional.ExtOptional(), ext_bindings.ExtBindings()],
+        functions=list(declarations()),
     )
 
 
 # --- rules ----------------------------------------------------------------------------------------------------------
 
-_REASONS = {
-    "": "FieldValueInvalid",
-    "FieldValueInvalid": "FieldValueInvalid",
-    "FieldValueForbidden": "FieldValueForbidden",
-    "FieldValueRequired": "FieldValueRequired",
-    "FieldValueDuplicate": "FieldValueDuplicate",
-}
+_REASONS = ("FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired")
 _OLD_SELF = re.compile(r"\boldSelf\b")
 _LITERAL = re.compile(r"""r?"(?:\\.|[^"\\])*"|r?'(?:\\.|[^'\\])*'""")
 
@@ -360,80 +145,115 @@ class NodeRules:
         return {**converted, "apiVersion": value.get("apiVersion"), "kind": value.get("kind"), "metadata": seen}
 
 
-def _program(expression: str) -> Any:
+class _Unusable(Exception):
+    """Why an expression cannot be used."""
+
+
+def _program(expression: str, wanted: Any, otherwise: str) -> Any:
     """Compiles with types where they are known, so that unknown functions and names are refused."""
     environment = _environment()
-    environment.compile(expression)
-    return environment.compile(expression, disable_check=True)
+    try:
+        result = environment.compile(expression).return_type()
+        program = environment.compile(expression, disable_check=True)
+    except RuntimeError as error:
+        raise _Unusable(f"compilation failed: {_tidy(error)}") from None
+    if result not in (wanted, _T.DYN):
+        raise _Unusable(otherwise)
+    return program
 
 
 def _uses_old(expression: str) -> bool:
     return bool(_OLD_SELF.search(_LITERAL.sub("''", expression)))
 
 
-def _compile_rule(raw: dict[str, Any], path: str, correlatable: bool, found: list[Cause]) -> Rule | None:
-    text = raw.get("rule", "")
+def _check_rule(raw: dict[str, Any], schema: Schema, path: str, correlatable: bool) -> list[Cause]:
+    """What is wrong with a rule, apart from its expressions."""
+    found = []
+    text, message = raw.get("rule", ""), raw.get("message", "")
     if not text.strip():
         found.append(cause("FieldValueRequired", f"{path}.rule", "rule is not specified"))
-        return None
-    optional = bool(raw.get("optionalOldSelf"))
-    transition = _uses_old(text)
-
-    def wrap(expression: str) -> str:
-        if not optional:
-            return expression
-        return f"cel.bind(oldSelf, hasOldSelf_ ? optional.of(oldSelf_) : optional.none(), ({expression}))"
-
-    if transition and not correlatable:
-        found.append(
-            cause(
-                "FieldValueInvalid",
-                f"{path}.rule",
-                "oldSelf cannot be used on the uncorrelatable portion of the schema",
-                text,
-            )
-        )
-        return None
-    try:
-        program = _program(wrap(text))
-    except RuntimeError as error:
-        found.append(cause("FieldValueInvalid", f"{path}.rule", f"compilation failed: {_tidy(error)}", raw))
-        return None
-    message_program = None
-    if expression := raw.get("messageExpression"):
-        try:
-            message_program = _program(wrap(expression))
-        except RuntimeError as error:
-            found.append(
-                cause(
-                    "FieldValueInvalid",
-                    f"{path}.messageExpression",
-                    f"messageExpression compilation failed: {_tidy(error)}",
-                    raw,
-                )
-            )
-            return None
-    message = raw.get("message", "")
-    if message and "\n" in message:
-        found.append(cause("FieldValueInvalid", f"{path}.message", "message must not contain line breaks", message))
-    if not message and "\n" in text and not expression:
+    if message and not message.strip():
+        found.append(cause("FieldValueInvalid", f"{path}.message", "must be non-empty if specified", message))
+    elif "\n" in message.strip():
+        found.append(cause("FieldValueInvalid", f"{path}.message", "must not contain line breaks", message))
+    elif "\n" in text.strip() and not message:
         found.append(
             cause("FieldValueRequired", f"{path}.message", "message must be specified if rule contains line breaks")
         )
-    reason = raw.get("reason", "")
-    if reason not in _REASONS:
-        found.append(
-            cause("FieldValueNotSupported", f"{path}.reason", f"supported values: {', '.join(_REASONS)}", reason)
+    if raw.get("reason", _REASONS[0]) not in _REASONS:
+        listed = ", ".join(f'"{reason}"' for reason in _REASONS)
+        found.append(cause("FieldValueNotSupported", f"{path}.reason", f"supported values: {listed}", raw["reason"]))
+    if (where := raw.get("fieldPath")) and not _leads_somewhere(schema, where):
+        found.append(cause("FieldValueInvalid", f"{path}.fieldPath", "must be a valid path", where))
+    uses_old = _uses_old(text)
+    if raw.get("optionalOldSelf") is not None and not uses_old:
+        detail = "may not be set if oldSelf is not used in rule"
+        found.append(cause("FieldValueInvalid", f"{path}.optionalOldSelf", detail, raw["optionalOldSelf"]))
+    if uses_old and not correlatable:
+        detail = "oldSelf cannot be used on the uncorrelatable portion of the schema"
+        found.append(cause("FieldValueInvalid", f"{path}.rule", detail, text))
+    return found
+
+
+_PATH_STEP = re.compile(r"\.([A-Za-z_][\w]*)|\['([^']+)'\]")
+
+
+def _leads_somewhere(schema: Schema, path: str) -> bool:
+    position = 0
+    node: Schema | None = schema
+    while position < len(path):
+        match = _PATH_STEP.match(path, position)
+        if match is None or node is None:
+            return False
+        node = node.value(match.group(1) or match.group(2))
+        position = match.end()
+    return node is not None
+
+
+def _compile_rule(
+    raw: dict[str, Any], schema: Schema, path: str, correlatable: bool, found: list[Cause]
+) -> Rule | None:
+    wrong = _check_rule(raw, schema, path, correlatable)
+    found += wrong
+    if wrong:
+        return None
+    text, optional, expression = raw["rule"], bool(raw.get("optionalOldSelf")), raw.get("messageExpression", "")
+
+    def wrap(source: str) -> str:
+        if not optional:
+            return source
+        return f"cel.bind(oldSelf, hasOldSelf_ ? optional.of(oldSelf_) : optional.none(), ({source}))"
+
+    shown = {
+        "Rule": text,
+        "Message": raw.get("message", ""),
+        "MessageExpression": expression,
+        "Reason": raw.get("reason"),
+        "FieldPath": raw.get("fieldPath", ""),
+        "OptionalOldSelf": raw.get("optionalOldSelf"),
+    }
+    field = "rule"
+    try:
+        program = _program(wrap(text), _T.BOOL, "cel expression must evaluate to a bool")
+        field = "messageExpression"
+        message_program = (
+            _program(wrap(expression), _T.STRING, "messageExpression must evaluate to a string") if expression else None
         )
+    except _Unusable as error:
+        detail = str(error)
+        if field == "messageExpression" and detail.startswith("compilation"):
+            detail = f"{field} {detail}"
+        value = json.dumps(shown, ensure_ascii=False, separators=(",", ":"))
+        found.append(Cause("FieldValueInvalid", f"{path}.{field}", f"Invalid value: {value}: {detail}"))
         return None
     return Rule(
         text=text,
         program=program,
-        transition=transition,
+        transition=_uses_old(text),
         optional_old=optional,
-        message=message or f"failed rule: {' '.join(text.split())}",
+        message=(raw.get("message") or f"failed rule: {text}").strip(),
         message_program=message_program,
-        kind=_REASONS[reason],
+        kind=raw.get("reason") or "FieldValueInvalid",
         field_path=raw.get("fieldPath", ""),
     )
 
@@ -452,7 +272,7 @@ def compile_rules(schema: Schema, path: str, *, root: bool = True) -> list[Cause
 def _compile_node(schema: Schema, path: str, root: bool, correlatable: bool, found: list[Cause]) -> bool:
     rules = []
     for index, raw in enumerate(schema.raw.get("x-kubernetes-validations") or ()):
-        rule = _compile_rule(raw, f"{path}.x-kubernetes-validations[{index}]", correlatable, found)
+        rule = _compile_rule(raw, schema, f"{path}.x-kubernetes-validations[{index}]", correlatable, found)
         if rule is not None:
             rules.append(rule)
     below = False
@@ -511,8 +331,12 @@ def _evaluate(
             before = node.convert(old)
             data = {"self": node.convert(value), "oldSelf": before, "oldSelf_": before, "hasOldSelf_": old is not None}
             activation = _environment().Activation(data)
-        result = rule.program.eval(activation)
-        kind = result.type()
+        try:
+            result = rule.program.eval(activation)
+            kind = result.type()
+        except RuntimeError as error:
+            found.append(cause("FieldValueInvalid", path or "<nil>", f"rule evaluation error: {_tidy(error)}"))
+            continue
         if kind == _T.BOOL:
             if result.value():
                 continue
@@ -537,7 +361,10 @@ def _relative(field_path: str) -> str:
 
 def _message(rule: Rule, activation: Any) -> str:
     if rule.message_program is not None:
-        result = rule.message_program.eval(activation)
+        try:
+            result = rule.message_program.eval(activation)
+        except RuntimeError:
+            return rule.message  # as in kube-apiserver: a message that cannot be made is replaced by the fixed one
         if result.type() == _T.STRING:
             text = str(result.value()).strip()
             if text and "\n" not in text:

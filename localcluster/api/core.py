@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import hashlib
 import hmac
 import json
 import logging
@@ -28,7 +27,6 @@ from .errors import (
     forbidden,
     gone,
     invalid,
-    method_not_allowed,
     no_such_path,
     not_found,
     qualified,
@@ -182,9 +180,7 @@ class Api:
         if answer is not None:
             return answer
         if len(request.body) > BODY_LIMIT:
-            raise StatusError(
-                413, "RequestEntityTooLarge", f"Request entity too large: limit is {BODY_LIMIT} bytes"
-            )
+            raise StatusError(413, "RequestEntityTooLarge", f"Request entity too large: limit is {BODY_LIMIT} bytes")
         if parts[:2] == ["api", "v1"]:
             group, version, rest = "", "v1", parts[2:]
         elif parts[:1] == ["apis"] and len(parts) > 3:
@@ -259,9 +255,7 @@ class Api:
             {"group": rt.group, "kind": rt.plural} if rt.group else {"kind": rt.plural},
         )
 
-    def _subresource(
-        self, rt: ResourceType, request: Request, key: Key, sub: str, rest: list[str]
-    ) -> Answer:
+    def _subresource(self, rt: ResourceType, request: Request, key: Key, sub: str, rest: list[str]) -> Answer:
         method = request.method
         if sub == "status" and rt.status and not rest:
             if method == "GET":
@@ -329,9 +323,7 @@ class Api:
             if not rt.custom:
                 raise bad_request(f"the kind in the data ({kind}) does not match the expected kind ({rt.kind})")
             name = (body.get("metadata") or {}).get("name", "") if isinstance(body.get("metadata"), dict) else ""
-            raise invalid(
-                rt.group, kind, str(name), [cause("FieldValueInvalid", "kind", f"must be {rt.kind}", kind)]
-            )
+            raise invalid(rt.group, kind, str(name), [cause("FieldValueInvalid", "kind", f"must be {rt.kind}", kind)])
         body["apiVersion"], body["kind"] = rt.api_version, rt.kind
 
     def _tidy(self, rt: ResourceType, obj: Object, options: Options, duplicates: list[str]) -> dict[str, str]:
@@ -347,7 +339,9 @@ class Api:
             prune(rt.schema, obj, "", unknown, root=True)
         problems += [f'unknown field "{path}"' for path in unknown]
         if problems and options.validation == "Strict":
-            raise bad_request(f"{version} cannot be handled as a {rt.kind}: strict decoding error: " + ", ".join(problems))
+            raise bad_request(
+                f"{version} cannot be handled as a {rt.kind}: strict decoding error: " + ", ".join(problems)
+            )
         if rt.schema is not None:
             apply_defaults(rt.schema, obj)
             if rt.custom:
@@ -397,7 +391,9 @@ class Api:
         meta = obj.setdefault("metadata", {})
         if rt.namespaced:
             if meta.get("namespace", namespace) != namespace:
-                raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
+                raise bad_request(
+                    "the namespace of the provided object does not match the namespace sent on the request"
+                )
             meta["namespace"] = namespace
         elif meta.pop("namespace", ""):
             raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
@@ -406,7 +402,13 @@ class Api:
         generated = not meta.get("name") and bool(meta.get("generateName"))
         if generated:
             meta["name"] = meta["generateName"][:58] + "".join(self._rng.choice(_SUFFIX) for _ in range(5))
-        for owned in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields", "resourceVersion"):
+        for owned in (
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "selfLink",
+            "managedFields",
+            "resourceVersion",
+        ):
             meta.pop(owned, None)
         if rt.status:
             obj.pop("status", None)
@@ -601,9 +603,7 @@ class Api:
 
     def _check_identity(self, rt: ResourceType, key: Key, meta: Object, was: Object) -> None:
         if meta.get("name", key[1]) != key[1]:
-            raise bad_request(
-                f"the name of the object ({meta['name']}) does not match the name on the URL ({key[1]})"
-            )
+            raise bad_request(f"the name of the object ({meta['name']}) does not match the name on the URL ({key[1]})")
         if rt.namespaced and meta.setdefault("namespace", key[0]) != key[0]:
             raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
         if not rt.namespaced and meta.pop("namespace", ""):
@@ -636,7 +636,10 @@ class Api:
         stored = self.must_get(rt, key)
         meta = stored.obj["metadata"]
         wanted = body.get("preconditions") or {}
-        for field, name, what in (("uid", "UID", "deleted and then recreated"), ("resourceVersion", "ResourceVersion", "modified")):
+        for field, name, what in (
+            ("uid", "UID", "deleted and then recreated"),
+            ("resourceVersion", "ResourceVersion", "modified"),
+        ):
             if wanted.get(field) and wanted[field] != meta[field]:
                 raise conflict(
                     rt.group, rt.kind, key[1],
@@ -694,7 +697,9 @@ class Api:
         elif not policy:
             finalizers = list(meta.get("finalizers", []))
         seconds = self._grace(obj, grace) if rt.graceful else 0
-        pending = bool(finalizers) or seconds > 0 or (rt.storage == "namespaces" and bool(obj["spec"].get("finalizers")))
+        pending = (
+            bool(finalizers) or seconds > 0 or (rt.storage == "namespaces" and bool(obj["spec"].get("finalizers")))
+        )
         if not pending:
             if dry_run:
                 return stored, False
@@ -876,7 +881,9 @@ class Api:
                 f'resourceVersionMatch: Unsupported value: "{match}": supported values: "Exact", "NotOlderThan", ""'
             )
         if match and version is None:
-            raise wrong("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided")
+            raise wrong(
+                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"
+            )
         if match and token:
             raise wrong("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided")
         if match == "Exact" and version == 0:
@@ -891,7 +898,9 @@ class Api:
     def _many(self, rt: ResourceType, request: Request, items: list[Stored], meta: Object) -> Response:
         wanted = tables.wanted(request.headers.get("accept", ""))
         if wanted == "table":
-            table = tables.table(rt, items, self._view, self.clock, request.query.get("includeObject", "Metadata"), meta)
+            table = tables.table(
+                rt, items, self._view, self.clock, request.query.get("includeObject", "Metadata"), meta
+            )
             return json_response(200, table)
         form = self._form(rt, request)
         head = {"apiVersion": rt.api_version, "kind": rt.list_kind, "metadata": meta}
@@ -976,7 +985,10 @@ def _too_large(wanted: int, current: int) -> StatusError:
         504,
         "Timeout",
         f"Timeout: Too large resource version: {wanted}, current: {current}",
-        {"causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}], "retryAfterSeconds": 1},
+        {
+            "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
+            "retryAfterSeconds": 1,
+        },
     )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import re
+import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from . import cel
 from .errors import Cause, cause, invalid
+from .metadata import dns_label_1035, dns_subdomain
 from .resources import Column, ResourceType
-from .schema import Schema, SchemaError, apply_defaults, compile_schema, prune, validate
+from .schema import Schema, SchemaError, apply_defaults, compile_schema, prune, regex, validate
 from .selectors import by_path
 from .storage import Object
 from .tables import jsonpath
@@ -20,7 +22,6 @@ CRDS = "customresourcedefinitions.apiextensions.k8s.io"
 _GROUP = "apiextensions.k8s.io"
 _KIND = "CustomResourceDefinition"
 _TYPES = ("object", "array", "string", "integer", "number", "boolean")
-_VERSION = re.compile(r"[a-z](?:[-a-z0-9]*[a-z0-9])?\Z")
 
 
 class CustomTypes:
@@ -40,7 +41,7 @@ class CustomTypes:
         found = _check(crd, old)
         if not found:
             for index, version in enumerate(crd["spec"]["versions"]):
-                found += _compile(version, f"spec.versions[{index}].schema.openAPIV3Schema")[1]
+                found += _compile(version, _schema_path(crd, index))[1]
         if found:
             raise invalid(_GROUP, _KIND, name, found)
         crd["status"] = self._status(crd, old)
@@ -164,6 +165,13 @@ def _resource(crd: Object, version: Object) -> ResourceType:
     )
 
 
+def _schema_path(crd: Object, index: int) -> str:
+    """How kube-apiserver names the place of a schema: what all versions share is at the top."""
+    if len(crd["spec"]["versions"]) == 1:
+        return "spec.validation.openAPIV3Schema"
+    return f"spec.versions[{index}].schema.openAPIV3Schema"
+
+
 def _compile(version: Object, path: str) -> tuple[Schema | None, list[Cause]]:
     raw = (version.get("schema") or {}).get("openAPIV3Schema")
     if raw is None:
@@ -171,7 +179,7 @@ def _compile(version: Object, path: str) -> tuple[Schema | None, list[Cause]]:
     try:
         schema = compile_schema(raw)
     except SchemaError as error:
-        return None, [cause("FieldValueInvalid", f"{path}.{error.args[0]}", str(error.args[1]))]
+        return None, [cause("FieldValueInvalid", path, str(error))]
     found = cel.compile_rules(schema, path)
     if not found:
         found = _check_defaults(schema, path)
@@ -185,14 +193,12 @@ def _check_defaults(schema: Schema, path: str) -> list[Cause]:
         if "default" in child.raw:
             value = child.raw["default"]
             unknown: list[str] = []
-            import copy
-
             trial = copy.deepcopy(value)
             prune(child, trial, "", unknown)
             apply_defaults(child, trial)
             if unknown:
                 found.append(cause("FieldValueInvalid", f"{here}.default", "must not have unknown fields", value))
-            found += validate(child, trial, f"{here}.default")
+            found += [replace(problem, field=f"{here}.default") for problem in validate(child, trial)]
             found += cel.validate(child, trial, None, f"{here}.default")
         found += _check_defaults(child, here)
     for name, below in (("items", schema.items), ("additionalProperties", schema.additional)):
@@ -202,64 +208,41 @@ def _check_defaults(schema: Schema, path: str) -> list[Cause]:
 
 
 def _check(crd: Object, old: Object | None) -> list[Cause]:
-    found: list[Cause] = []
-    spec = crd.get("spec") or {}
-    names = spec.get("names") or {}
-    group = spec.get("group")
+    """What is wrong with a CRD, apart from its CEL rules."""
+    spec = crd["spec"]
+    names, group = spec.get("names") or {}, spec.get("group", "")
+    found = _check_names(names)
     if not group:
         found.append(cause("FieldValueRequired", "spec.group"))
+    elif "." not in group:
+        found.append(cause("FieldValueInvalid", "spec.group", "should be a domain with at least one dot", group))
+    elif wrong := dns_subdomain(group):
+        found.append(cause("FieldValueInvalid", "spec.group", wrong, group))
     if spec.get("scope") not in ("Namespaced", "Cluster"):
-        found.append(
-            cause("FieldValueNotSupported", "spec.scope", 'supported values: "Cluster", "Namespaced"', spec.get("scope", ""))
-        )
-    for key in ("plural", "kind"):
-        if not names.get(key):
-            found.append(cause("FieldValueRequired", f"spec.names.{key}"))
-    wanted = f"{names.get('plural')}.{group}"
-    if crd["metadata"]["name"] != wanted:
-        found.append(
-            cause(
-                "FieldValueInvalid", "metadata.name",
-                'must be spec.names.plural+"."+spec.group', crd["metadata"]["name"],
-            )
-        )  # fmt: skip
+        listed = 'supported values: "Cluster", "Namespaced"'
+        found.append(cause("FieldValueNotSupported", "spec.scope", listed, spec.get("scope", "")))
+    name = crd["metadata"]["name"]
+    if name != f"{names.get('plural')}.{group}":
+        found.append(cause("FieldValueInvalid", "metadata.name", 'must be spec.names.plural+"."+spec.group', name))
     if (spec.get("conversion") or {}).get("strategy", "None") != "None":
+        detail = 'this local API supports only "None"'
         found.append(
-            cause("FieldValueNotSupported", "spec.conversion.strategy", 'this local API supports only "None"', "Webhook")
+            cause("FieldValueNotSupported", "spec.conversion.strategy", detail, spec["conversion"]["strategy"])
         )
     versions = spec.get("versions") or []
     if sum(bool(v.get("storage")) for v in versions) != 1:
-        found.append(
-            cause("FieldValueInvalid", "spec.versions", "must have exactly one version marked as storage version", versions)
-        )
+        detail = "must have exactly one version marked as storage version"
+        found.append(cause("FieldValueInvalid", "spec.versions", detail, versions))
     seen = set()
     for index, version in enumerate(versions):
         here = f"spec.versions[{index}]"
-        if not _VERSION.match(str(version.get("name", ""))):
-            found.append(cause("FieldValueInvalid", f"{here}.name", "must be a DNS-1035 label", version.get("name")))
-        if version.get("name") in seen:
-            found.append(cause("FieldValueDuplicate", f"{here}.name", value=version.get("name")))
-        seen.add(version.get("name"))
-        raw = (version.get("schema") or {}).get("openAPIV3Schema")
-        if not isinstance(raw, dict):
-            found.append(cause("FieldValueRequired", f"{here}.schema.openAPIV3Schema", "schemas are required"))
-        else:
-            root = f"{here}.schema.openAPIV3Schema"
-            if raw.get("type") != "object":
-                found.append(cause("FieldValueInvalid", f"{root}.type", "must be object at the root", raw.get("type", "")))
-            found += _structural(raw, root)
-        for place, column in enumerate(version.get("additionalPrinterColumns") or ()):
-            try:
-                jsonpath(column.get("jsonPath", ""))
-            except ValueError as error:
-                found.append(
-                    cause("FieldValueInvalid", f"{here}.additionalPrinterColumns[{place}].jsonPath", str(error),
-                          column.get("jsonPath"))
-                )  # fmt: skip
-        if "scale" in (version.get("subresources") or {}):
-            found.append(
-                cause("FieldValueForbidden", f"{here}.subresources.scale", "the scale subresource is not supported by this local API")
-            )
+        word = str(version.get("name", ""))
+        if wrong := dns_label_1035(word):
+            found.append(cause("FieldValueInvalid", f"{here}.name", wrong, word))
+        if word in seen:
+            found.append(cause("FieldValueDuplicate", f"{here}.name", value=word))
+        seen.add(word)
+        found += _check_version(version, here, "spec" if len(versions) == 1 else here, _schema_path(crd, index))
     if old is not None:
         for key in ("group", "scope"):
             if old["spec"][key] != spec.get(key):
@@ -267,11 +250,75 @@ def _check(crd: Object, old: Object | None) -> list[Cause]:
     return found
 
 
-def _structural(raw: Any, path: str) -> list[Cause]:
-    """What keeps a schema from being structural."""
+def _check_names(names: Object) -> list[Cause]:
+    found = []
+    for key in ("plural", "singular", "kind", "listKind"):
+        word, here = names.get(key, ""), f"spec.names.{key}"
+        if not word:
+            found.append(cause("FieldValueRequired", here))
+        elif wrong := dns_label_1035(word.lower() if "ind" in key else word):
+            prefix = "may have mixed case, but should otherwise match: " if "ind" in key else ""
+            found.append(cause("FieldValueInvalid", here, prefix + wrong, word))
+    for index, word in enumerate(names.get("shortNames") or ()):
+        if wrong := dns_label_1035(word):
+            found.append(cause("FieldValueInvalid", f"spec.names.shortNames[{index}]", wrong, word))
+    return found
+
+
+_COLUMN_TYPES = ("boolean", "date", "integer", "number", "string")
+
+
+def _check_version(version: Object, here: str, place: str, schema_path: str) -> list[Cause]:
+    found: list[Cause] = []
+    raw = (version.get("schema") or {}).get("openAPIV3Schema")
+    if not isinstance(raw, dict):
+        found.append(cause("FieldValueRequired", f"{here}.schema.openAPIV3Schema"))
+        raw = {}
+    else:
+        if raw.get("type") != "object":
+            found.append(
+                cause("FieldValueInvalid", f"{schema_path}.type", "must be object at the root", raw.get("type", ""))
+            )
+        found += _structural(raw, schema_path, whole=True)
+    for index, column in enumerate(version.get("additionalPrinterColumns") or ()):
+        spot = f"{place}.additionalPrinterColumns[{index}]"
+        if not column.get("name"):
+            found.append(cause("FieldValueRequired", f"{spot}.name"))
+        if column.get("type") not in _COLUMN_TYPES:
+            detail = f"must be one of {','.join(_COLUMN_TYPES)}"
+            found.append(cause("FieldValueInvalid", f"{spot}.type", detail, column.get("type", "")))
+        path = column.get("jsonPath", "")
+        try:
+            if not path.startswith("."):
+                raise ValueError("must be a simple json path starting with .")
+            jsonpath(path)
+        except ValueError as error:
+            found.append(cause("FieldValueInvalid", f"{spot}.JSONPath", str(error), path))
+    for index, chosen in enumerate(version.get("selectableFields") or ()):
+        path = chosen.get("jsonPath", "")
+        if not _selectable(raw, path):
+            detail = "is an invalid path: does not refer to a valid field"
+            found.append(cause("FieldValueInvalid", f"{place}.selectableFields[{index}].jsonPath", detail, path))
+    if "scale" in (version.get("subresources") or {}):
+        detail = "the scale subresource is not supported by this local API"
+        found.append(cause("FieldValueForbidden", f"{place}.subresources.scale", detail))
+    return found
+
+
+def _selectable(raw: Object, path: str) -> bool:
+    node: Any = raw
+    for key in path.removeprefix(".").split("."):
+        node = (node.get("properties") or {}).get(key) if isinstance(node, dict) else None
+    return isinstance(node, dict) and node.get("type") in ("string", "boolean", "integer") and path.startswith(".")
+
+
+def _structural(raw: Any, path: str, *, whole: bool = False) -> list[Cause]:
+    """What keeps a schema from being structural. `whole`: it describes a whole object, with metadata."""
     found: list[Cause] = []
     if not isinstance(raw, dict):
         return [cause("FieldValueInvalid", path, "must be an object", raw)]
+    if raw.get("$ref"):
+        return [cause("FieldValueForbidden", f"{path}.$ref", "$ref is not supported")]
     kind = raw.get("type", "")
     free = raw.get("x-kubernetes-int-or-string") or raw.get("x-kubernetes-preserve-unknown-fields")
     if not kind and not free:
@@ -279,30 +326,63 @@ def _structural(raw: Any, path: str) -> list[Cause]:
     elif kind and kind not in _TYPES:
         listed = ", ".join(f'"{t}"' for t in sorted(_TYPES))
         found.append(cause("FieldValueNotSupported", f"{path}.type", f"supported values: {listed}", kind))
-    if raw.get("properties") and raw.get("additionalProperties") is not None:
-        found.append(cause("FieldValueForbidden", f"{path}.additionalProperties", "mutually exclusive with properties"))
+    properties, additional = raw.get("properties") or {}, raw.get("additionalProperties")
+    if properties and additional is not None:
+        detail = "additionalProperties and properties are mutual exclusive"
+        found.append(cause("FieldValueForbidden", f"{path}.additionalProperties", detail))
     if raw.get("uniqueItems"):
-        found.append(
-            cause("FieldValueForbidden", f"{path}.uniqueItems", "uniqueItems cannot be set to true since the runtime complexity becomes quadratic")
-        )
-    for word in ("$ref", "definitions", "patternProperties", "dependencies"):
+        detail = "uniqueItems cannot be set to true since the runtime complexity becomes quadratic"
+        found.append(cause("FieldValueForbidden", f"{path}.uniqueItems", detail))
+    for word in ("definitions", "patternProperties", "dependencies"):
         if raw.get(word):
             found.append(cause("FieldValueForbidden", f"{path}.{word}", f"{word} is not supported"))
+    if (pattern := raw.get("pattern")) is not None:
+        try:
+            regex(pattern)
+        except SchemaError as error:
+            found.append(cause("FieldValueInvalid", f"{path}.pattern", str(error), pattern))
     if kind == "array" and not isinstance(raw.get("items"), dict):
         found.append(cause("FieldValueRequired", f"{path}.items", "must be specified"))
-    list_type = raw.get("x-kubernetes-list-type")
-    if list_type not in (None, "atomic", "set", "map"):
-        found.append(
-            cause("FieldValueNotSupported", f"{path}.x-kubernetes-list-type", 'supported values: "atomic", "map", "set"', list_type)
-        )
-    if list_type == "map" and not raw.get("x-kubernetes-list-map-keys"):
-        found.append(
-            cause("FieldValueRequired", f"{path}.x-kubernetes-list-map-keys", "must not be empty if x-kubernetes-list-type is map")
-        )
-    for key, child in (raw.get("properties") or {}).items():
-        found += _structural(child, f"{path}.properties[{key}]")
-    if isinstance(raw.get("additionalProperties"), dict):
-        found += _structural(raw["additionalProperties"], f"{path}.additionalProperties")
+    found += _list_type(raw, path)
+    if (whole or raw.get("x-kubernetes-embedded-resource")) and "metadata" in properties:
+        allowed = set(properties["metadata"].get("properties") or ()) <= {"name", "generateName"}
+        if not allowed or properties["metadata"].get("additionalProperties"):
+            detail = "must not specify anything other than name and generateName, but metadata is implicitly specified"
+            found.append(cause("FieldValueForbidden", f"{path}.properties[metadata]", detail))
+    for key, child in properties.items():
+        if not (whole and key == "metadata"):
+            found += _structural(child, f"{path}.properties[{key}]")
+    if isinstance(additional, dict):
+        found += _structural(additional, f"{path}.additionalProperties")
     if isinstance(raw.get("items"), dict):
         found += _structural(raw["items"], f"{path}.items")
+    return found
+
+
+def _list_type(raw: Object, path: str) -> list[Cause]:
+    found = []
+    list_type, keys = raw.get("x-kubernetes-list-type"), raw.get("x-kubernetes-list-map-keys") or []
+    if list_type not in (None, "atomic", "set", "map"):
+        listed = 'supported values: "atomic", "map", "set"'
+        found.append(cause("FieldValueNotSupported", f"{path}.x-kubernetes-list-type", listed, list_type))
+    if list_type != "map":
+        return found
+    here = f"{path}.x-kubernetes-list-map-keys"
+    if not keys:
+        found.append(cause("FieldValueRequired", here, "must not be empty if x-kubernetes-list-type is map"))
+    items = raw.get("items")
+    if not isinstance(items, dict):
+        return found
+    if items.get("type") != "object":
+        detail = "must be object if parent array's x-kubernetes-list-type is map"
+        return [*found, cause("FieldValueInvalid", f"{path}.items.type", detail, items.get("type", ""))]
+    properties = items.get("properties") or {}
+    if any(key not in properties for key in keys):
+        found.append(cause("FieldValueInvalid", here, "entries must all be names of item properties", keys))
+    for key in keys:
+        if key in properties and key not in items.get("required", ()) and "default" not in properties[key]:
+            detail = (
+                "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property"
+            )
+            found.append(cause("FieldValueRequired", f"{path}.items.properties[{key}].default", detail))
     return found

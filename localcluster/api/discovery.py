@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import TYPE_CHECKING, Any
 
 from .messages import Request, Response, json_response, text_response
@@ -47,7 +48,9 @@ def answer(api: Api, parts: list[str], request: Request) -> Response | None:
         return None
     if not parts:
         groups = sorted({f"/apis/{g}/{v}" for g, v in api.types if g} | {f"/apis/{g}" for g, _ in api.types if g})
-        return json_response(200, {"paths": ["/api", "/api/v1", "/apis", *groups, "/healthz", "/openapi/v3", "/version"]})
+        return json_response(
+            200, {"paths": ["/api", "/api/v1", "/apis", *groups, "/healthz", "/openapi/v3", "/version"]}
+        )
     if parts[0] == "openapi":
         from .openapi import document
 
@@ -74,8 +77,20 @@ def _groups(api: Api) -> list[str]:
     return list(dict.fromkeys(group for group, _ in api.types if group))
 
 
+_VERSION = re.compile(r"v(\d+)(?:(alpha|beta)(\d+))?\Z")
+
+
+def _rank(version: str) -> tuple[int, ...]:
+    """Sorts versions as Kubernetes prefers them: v2, v1, v1beta1, v1alpha1, then the others by name."""
+    match = _VERSION.match(version)
+    if match is None:
+        return (1, *(ord(char) for char in version))
+    major, kind, minor = match.groups()
+    return (0, {None: 0, "beta": 1, "alpha": 2}[kind], -int(major), -int(minor or 0))
+
+
 def _versions(api: Api, group: str) -> list[str]:
-    return [version for found, version in api.types if found == group]
+    return sorted((version for found, version in api.types if found == group), key=_rank)
 
 
 def _group(api: Api, group: str) -> dict[str, Any]:

@@ -101,9 +101,7 @@ def qualified(group: str, word: str) -> str:
 
 
 def not_found(group: str, plural: str, name: str) -> StatusError:
-    return StatusError(
-        404, "NotFound", f'{qualified(group, plural)} "{name}" not found', _details(group, plural, name)
-    )
+    return StatusError(404, "NotFound", f'{qualified(group, plural)} "{name}" not found', _details(group, plural, name))
 
 
 def no_such_path() -> StatusError:

@@ -80,9 +80,7 @@ def _log(api: Api, pod: Object, request: Request) -> Answer:
     path = api.logs(meta["namespace"], meta["name"], meta["uid"], container, previous) if api.logs else None
     if path is None:
         if previous:
-            raise bad_request(
-                f'previous terminated container "{container}" in pod "{meta["name"]}" not found'
-            )
+            raise bad_request(f'previous terminated container "{container}" in pod "{meta["name"]}" not found')
         if not pod["spec"].get("nodeName"):
             return text_response(200, "")
         raise bad_request(f'container "{container}" in pod "{meta["name"]}" is waiting to start: ContainerCreating')
@@ -111,7 +109,7 @@ def _bind(api: Api, rt: ResourceType, request: Request, key: Key) -> Response:
         raise bad_request("a Binding needs target.name, the name of a node")
     stored = api.must_get(rt, key)
     if stored.obj["spec"].get("nodeName"):
-        raise conflict("", "pods/binding", key[1], f"pod {key[1]} is already assigned to node \"{node}\"")
+        raise conflict("", "pods/binding", key[1], f'pod {key[1]} is already assigned to node "{node}"')
     obj = stored.copy()
     obj["spec"]["nodeName"] = node
     conditions = obj.setdefault("status", {}).setdefault("conditions", [])

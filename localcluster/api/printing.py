@@ -15,9 +15,7 @@ def _at(path: str, name: str, **more: Any) -> Column:
 
 
 def _or_none(column: Column) -> Column:
-    return Column(
-        column.name, lambda obj: column.read(obj) or _NONE, column.type, column.priority, column.format
-    )
+    return Column(column.name, lambda obj: column.read(obj) or _NONE, column.type, column.priority, column.format)
 
 
 def _containers(obj: Object) -> list[Object]:

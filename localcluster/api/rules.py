@@ -61,7 +61,12 @@ def _container(container: Object) -> None:
     for name in ("livenessProbe", "readinessProbe", "startupProbe"):
         probe = container.get(name)
         if isinstance(probe, dict):
-            for key, value in (("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)):
+            for key, value in (
+                ("timeoutSeconds", 1),
+                ("periodSeconds", 10),
+                ("successThreshold", 1),
+                ("failureThreshold", 3),
+            ):
                 probe.setdefault(key, value)
             if isinstance(probe.get("httpGet"), dict):
                 probe["httpGet"].setdefault("path", "/")
@@ -125,7 +130,14 @@ def check_pod(obj: Object, old: Object | None) -> list[Cause]:
 
 
 def _fixed(spec: Object) -> Object:
-    free = ("activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds", "nodeName", "containers", "initContainers")
+    free = (
+        "activeDeadlineSeconds",
+        "tolerations",
+        "terminationGracePeriodSeconds",
+        "nodeName",
+        "containers",
+        "initContainers",
+    )
     fixed = {key: value for key, value in spec.items() if key not in free}
     for kind in ("containers", "initContainers"):
         fixed[kind] = [{k: v for k, v in c.items() if k != "image"} for c in spec.get(kind) or ()]
@@ -231,9 +243,7 @@ def check_service(obj: Object, old: Object | None) -> list[Cause]:
     if old is not None and old["spec"].get("clusterIP") and old["spec"]["type"] == spec.get("type"):
         if spec.get("clusterIP") != old["spec"]["clusterIP"]:
             value = [spec.get("clusterIP")]
-            found.append(
-                cause("FieldValueInvalid", "spec.clusterIPs[0]", "may not change once set", value)
-            )
+            found.append(cause("FieldValueInvalid", "spec.clusterIPs[0]", "may not change once set", value))
     return found
 
 
@@ -250,7 +260,12 @@ def secret(obj: Object, old: Object | None, now: str) -> None:
 def _check_keys(data: Any, path: str, found: list[Cause]) -> int:
     size = 0
     for key, value in (data or {}).items():
-        if not key or len(key) > 253 or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in key) or key in (".", ".."):
+        if (
+            not key
+            or len(key) > 253
+            or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in key)
+            or key in (".", "..")
+        ):
             found.append(
                 cause("FieldValueInvalid", f"{path}[{key}]",
                       "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or "
@@ -385,9 +400,5 @@ def check_lease(obj: Object, old: Object | None) -> list[Cause]:
     if seconds is not None and seconds <= 0:
         found.append(cause("FieldValueInvalid", "spec.leaseDurationSeconds", "must be greater than 0", seconds))
     if moves is not None and moves < 0:
-        found.append(
-            cause("FieldValueInvalid", "spec.leaseTransitions", "must be greater than or equal to 0", moves)
-        )
+        found.append(cause("FieldValueInvalid", "spec.leaseTransitions", "must be greater than or equal to 0", moves))
     return found
-
-

@@ -24,7 +24,7 @@ _UUID = re.compile(r"(?i)[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-
 
 
 class SchemaError(ValueError):
-    """A schema that cannot be used; `args` are the path inside the schema and what is wrong with it."""
+    """A schema that cannot be used; the message says why."""
 
 
 def _is_time(text: str) -> bool:
@@ -86,7 +86,8 @@ def regex(pattern: str) -> Any:
         options.log_errors = False
         return re2.compile(pattern, options)
     except re2.error as error:
-        raise SchemaError("pattern", f"{pattern!r} is not a regular expression of RE2: {error}") from error
+        why = error.args[0].decode() if error.args and isinstance(error.args[0], bytes) else str(error)
+        raise SchemaError(f"must be a valid regular expression, but isn't: error parsing regexp: {why}") from error
 
 
 class Schema:
@@ -148,7 +149,7 @@ def compile_schema(raw: Raw, refs: dict[str, Raw] | None = None) -> Schema:
             ref = node["allOf"][0].get("$ref")
         if ref is not None:
             if refs is None:
-                raise SchemaError(path, "$ref is not supported")
+                raise SchemaError(f"{path}: $ref is not supported")
             name = ref.rsplit("/", 1)[1]
             if "default" in extra:
                 schema = Schema()
@@ -295,15 +296,18 @@ def _checks(node: Raw) -> Iterator[Callable[[Any, str], Cause | None]]:
             yield invalid(lambda v: not _number(v) or v <= high, f"should be less than or equal to {_plain(high)}")
     if (step := node.get("multipleOf")) is not None:
         yield invalid(
-            lambda v: not _number(v) or math.isclose(v / step, round(v / step)), f"should be a multiple of {_plain(step)}"
+            lambda v: not _number(v) or math.isclose(v / step, round(v / step)),
+            f"should be a multiple of {_plain(step)}",
         )
     if (least := node.get("minLength")) is not None:
         yield invalid(lambda v: not isinstance(v, str) or len(v) >= least, f"should be at least {least} chars long")
     if (longest := node.get("maxLength")) is not None:
-        yield lambda v, p: (
-            cause("FieldValueTooLong", p, f"may not be more than {longest} bytes")
-            if isinstance(v, str) and len(v) > longest
-            else None
+        yield (
+            lambda v, p: (
+                cause("FieldValueTooLong", p, f"may not be more than {longest} bytes")
+                if isinstance(v, str) and len(v) > longest
+                else None
+            )
         )
     if pattern := node.get("pattern"):
         search = regex(pattern).search
@@ -311,42 +315,52 @@ def _checks(node: Raw) -> Iterator[Callable[[Any, str], Cause | None]]:
     if (fewest := node.get("minItems")) is not None:
         yield invalid(lambda v: not isinstance(v, list) or len(v) >= fewest, f"should have at least {fewest} items")
     if (most := node.get("maxItems")) is not None:
-        yield lambda v, p: (
-            cause("FieldValueTooMany", p, f"must have at most {most} items", len(v))
-            if isinstance(v, list) and len(v) > most
-            else None
+        yield (
+            lambda v, p: (
+                cause("FieldValueTooMany", p, f"must have at most {most} items", len(v))
+                if isinstance(v, list) and len(v) > most
+                else None
+            )
         )
     if (fewest_keys := node.get("minProperties")) is not None:
         yield invalid(
             lambda v: not isinstance(v, dict) or len(v) >= fewest_keys, f"should have at least {fewest_keys} properties"
         )
     if (most_keys := node.get("maxProperties")) is not None:
-        yield lambda v, p: (
-            cause("FieldValueTooMany", p, f"must have at most {most_keys} items", len(v))
-            if isinstance(v, dict) and len(v) > most_keys
-            else None
+        yield (
+            lambda v, p: (
+                cause("FieldValueTooMany", p, f"must have at most {most_keys} items", len(v))
+                if isinstance(v, dict) and len(v) > most_keys
+                else None
+            )
         )
     if (allowed := node.get("enum")) is not None:
         listed = ", ".join(json.dumps(a, ensure_ascii=False) for a in allowed)
-        yield lambda v, p: (
-            None
-            if any(v == a and isinstance(v, bool) == isinstance(a, bool) for a in allowed)
-            else cause("FieldValueNotSupported", p, f"supported values: {listed}", v)
+        yield (
+            lambda v, p: (
+                None
+                if any(v == a and isinstance(v, bool) == isinstance(a, bool) for a in allowed)
+                else cause("FieldValueNotSupported", p, f"supported values: {listed}", v)
+            )
         )
     name = node.get("format", "")
     if name in FORMATS:
         fits = FORMATS[name]
-        yield lambda v, p: (
-            cause("FieldValueTypeInvalid", p, f"{p} in body must be of type {name}: {json.dumps(v)}", v)
-            if isinstance(v, str) and not fits(v)
-            else None
+        yield (
+            lambda v, p: (
+                cause("FieldValueTypeInvalid", p, f"{p} in body must be of type {name}: {json.dumps(v)}", v)
+                if isinstance(v, str) and not fits(v)
+                else None
+            )
         )
     if name in ("int32", "int64"):
         bound = 2**31 if name == "int32" else 2**63
-        yield lambda v, p: (
-            cause("FieldValueInvalid", p, f"{p} in body must be of type {name}: {json.dumps(v)}", v)
-            if _number(v) and not -bound <= v < bound
-            else None
+        yield (
+            lambda v, p: (
+                cause("FieldValueInvalid", p, f"{p} in body must be of type {name}: {json.dumps(v)}", v)
+                if _number(v) and not -bound <= v < bound
+                else None
+            )
         )
 
 

@@ -1,6 +1,6 @@
 """Regenerates `schemas.json.gz`, the schemas of the built-in kinds, from a running kube-apiserver.
 
-    python -m localcluster.api.schemas_from_cluster --kubeconfig FILE
+python -m localcluster.api.schemas_from_cluster --kubeconfig FILE
 """
 
 import argparse

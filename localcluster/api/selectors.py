@@ -96,7 +96,7 @@ def field_selector(text: str, fields: Mapping[str, Field]) -> Callable[[dict[str
             raise bad_request(f"invalid selector: '{text}'; can't understand '{part}'")
         key, op, value = match.groups()
         if key not in fields:
-            raise bad_request(f'field label not supported: {key}')
+            raise bad_request(f"field label not supported: {key}")
         value = value.replace("\\,", ",").replace("\\=", "=").replace("\\\\", "\\")
         tests.append((fields[key], value, op != "!="))
     return lambda obj: all((get(obj) == value) == wanted for get, value, wanted in tests)

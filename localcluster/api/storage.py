@@ -136,9 +136,7 @@ class Store:
         version = self.version + 1
         obj["metadata"]["resourceVersion"] = str(version)
         stored = Stored(obj, dumps(obj), version)
-        self._write(
-            version, "INSERT OR REPLACE INTO objects VALUES (?,?,?,?,?)", (resource, *key, version, stored.raw)
-        )
+        self._write(version, "INSERT OR REPLACE INTO objects VALUES (?,?,?,?,?)", (resource, *key, version, stored.raw))
         before = place.objects.get(key)
         place.objects[key] = stored
         self._publish(place, Change("MODIFIED" if before else "ADDED", key, stored, before, version))

@@ -105,9 +105,7 @@ def _head(rt: ResourceType, meta: Object) -> Object:
     }
 
 
-def table(
-    rt: ResourceType, items: list[Stored], view: View, clock: Clock, include: str, meta: Object
-) -> Object:
+def table(rt: ResourceType, items: list[Stored], view: View, clock: Clock, include: str, meta: Object) -> Object:
     """A Table object with a row for each item."""
     if include not in ("Metadata", "Object", "None"):
         raise bad_request(f'includeObject "{include}" is none of Metadata, Object, None')

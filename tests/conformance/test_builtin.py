@@ -182,7 +182,10 @@ def test_selecting_pods(client: Client, base: str) -> None:
 
 def test_strategic_merge_of_lists_with_keys(client: Client, base: str) -> None:
     ports = [{"name": "a", "port": 1}, {"name": "b", "port": 2}, {"name": "c", "port": 3}]
-    service = {"metadata": {"name": "s"}, "spec": {"clusterIP": "None", "ports": ports, "selector": {"x": "y", "z": "w"}}}
+    service = {
+        "metadata": {"name": "s"},
+        "spec": {"clusterIP": "None", "ports": ports, "selector": {"x": "y", "z": "w"}},
+    }
     client.post(f"{base}/services", service).ok()
 
     def patched(spec: dict) -> dict:
@@ -261,9 +264,7 @@ def test_immutable_config_maps(client: Client, base: str) -> None:
     client.post(f"{base}/configmaps", {"metadata": {"name": "c"}, "data": {"k": "v"}, "immutable": True}).ok()
     answer = client.patch(f"{base}/configmaps/c", {"data": {"k": "w"}}, MERGE_PATCH)
     answer.refused(422, "Invalid")
-    assert answer.causes() == {
-        ("FieldValueForbidden", "data", "Forbidden: field is immutable when `immutable` is set")
-    }
+    assert answer.causes() == {("FieldValueForbidden", "data", "Forbidden: field is immutable when `immutable` is set")}
 
 
 def test_leases(client: Client, ns: str) -> None:
@@ -329,7 +330,11 @@ def test_events_of_both_groups_are_the_same(client: Client, ns: str) -> None:
     }
     client.post(new, fresh).ok()
     seen = client.get(f"{core}/b").ok()
-    assert (seen["involvedObject"], seen["message"], seen["reportingComponent"]) == (about, "text", "greenthread.ai/test")
+    assert (seen["involvedObject"], seen["message"], seen["reportingComponent"]) == (
+        about,
+        "text",
+        "greenthread.ai/test",
+    )
 
     def names(where: str, selector: str) -> list[str]:
         return [i["metadata"]["name"] for i in client.get(where, fieldSelector=selector).ok()["items"]]

@@ -79,9 +79,9 @@ def test_a_finalizer_and_its_watchers(client: Client, widgets_path: str) -> None
 
 def test_policies_that_do_not_exist(client: Client, widgets_path: str) -> None:
     client.post(widgets_path, widget("a")).ok()
-    client.delete(f"{widgets_path}/a", {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Maybe"}).refused(
-        422, "Invalid"
-    )
+    client.delete(
+        f"{widgets_path}/a", {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Maybe"}
+    ).refused(422, "Invalid")
 
 
 # --- owners ---------------------------------------------------------------------------------------------------------

@@ -11,7 +11,11 @@ from tests.conformance.widgets import BASE, widget
 @pytest.fixture
 def three(client: Client, widgets_path: str) -> str:
     """The path of a namespace with the Widgets a (app=x, tier=1), b (app=y, green) and c."""
-    for name, labels, color in (("a", {"app": "x", "tier": "1"}, "red"), ("b", {"app": "y"}, "green"), ("c", {}, "red")):
+    for name, labels, color in (
+        ("a", {"app": "x", "tier": "1"}, "red"),
+        ("b", {"app": "y"}, "green"),
+        ("c", {}, "red"),
+    ):
         obj = widget(name, color=color)
         obj["metadata"]["labels"] = labels
         client.post(widgets_path, obj).ok()

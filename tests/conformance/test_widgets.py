@@ -18,7 +18,13 @@ def wrong(field: str, message: str) -> Causes:
 
 def wrong_type(field: str, wanted: str, got: str, value: str | None = None) -> Causes:
     shown = value or got
-    return {("FieldValueTypeInvalid", field, f'Invalid value: "{shown}": {field} in body must be of type {wanted}: "{shown}"')}
+    return {
+        (
+            "FieldValueTypeInvalid",
+            field,
+            f'Invalid value: "{shown}": {field} in body must be of type {wanted}: "{shown}"',
+        )
+    }
 
 
 PART = {"namespace": "a", "id": "x"}
@@ -60,7 +66,10 @@ REFUSED: list[tuple[dict[str, Any], Causes]] = [
     ({"parts": [{"namespace": "a"}]}, {("FieldValueRequired", "spec.parts[0].id", "Required value")}),
     ({"when": "yesterday"}, wrong_type("spec.when", "date-time", "string", "yesterday")),
     # CEL
-    ({"parts": [{**PART, "state": "bad"}]}, {("FieldValueForbidden", "spec.parts[0].state", "Forbidden: bad is no state")}),
+    (
+        {"parts": [{**PART, "state": "bad"}]},
+        {("FieldValueForbidden", "spec.parts[0].state", "Forbidden: bad is no state")},
+    ),
     (
         {"parts": [{"namespace": "a", "id": str(i), "count": 2} for i in range(6)]},
         wrong("spec.parts", "too many parts"),
