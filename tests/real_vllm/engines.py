@@ -32,7 +32,9 @@ class Engine:
             self.port = probe.getsockname()[1]
         # vLLM closes a connection that is idle for 5 seconds, and on a busy machine these tests may be slower.
         limits = httpx.Limits(max_keepalive_connections=0)
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60, trust_env=False, limits=limits)
+        self.http = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.port}", timeout=60, trust_env=False, verify=False, limits=limits
+        )
         self._group = ProcessGroup()
 
     def __enter__(self) -> Self:

@@ -14,6 +14,7 @@ from localcluster.engine.memory import CONTEXT_BYTES
 from localcluster.gpus.ledger import GIB, Ledger
 from tests.unit.localcluster_engine.conftest import RunningEngine, Start
 
+pytestmark = pytest.mark.processes
 SERVING = int(96 * GIB * 0.9) + CONTEXT_BYTES
 FLAGS = ("--gpu-memory-utilization", "0.90")
 PROMPT = {"prompt": "Once", "max_tokens": 5}

@@ -13,6 +13,7 @@ from localcluster.gpus.ledger import Ledger
 from tests.unit.localcluster_engine.conftest import RunningEngine, Start
 from tests.unit.localcluster_engine.test_control import ask, in_background, metric, running, until
 
+pytestmark = pytest.mark.processes
 BODY = {"prompt": "Once", "max_tokens": 8}
 
 
@@ -117,7 +118,7 @@ def test_a_client_that_leaves_aborts_its_request(plain: RunningEngine, stream: b
     before = metric(engine, "vllm:request_success_total", finished_reason="abort")
     body = {**BODY, "max_tokens": 5000, "ignore_eos": True, "stream": stream}
     url = f"{engine.url}/v1/completions"
-    with httpx.Client(trust_env=False) as client:
+    with httpx.Client(trust_env=False, verify=False) as client:
         try:
             with client.stream("POST", url, json=body, headers={"X-Request-Id": request_id}, timeout=0.3) as answer:
                 next(answer.iter_lines())

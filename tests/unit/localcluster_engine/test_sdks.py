@@ -12,6 +12,7 @@ import pytest
 
 from tests.unit.localcluster_engine.conftest import RunningEngine
 
+pytestmark = pytest.mark.processes
 MODEL = "Qwen/Qwen3.5-35B-A3B"
 PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
