@@ -194,13 +194,13 @@ class UpstreamConnection(asyncio.Protocol):
             extra = length > self._remaining
             body = data[: self._remaining] if extra else data
         head = cast(ResponseHead, self._head)
+        if body:
+            exchange.on_response_data(body)  # may pause this connection, so first
         self.exchange = None
         if head.keep_alive and not extra and exchange.request_sent:
             self._pool.put(self)
         else:
             self.transport.abort()
-        if body:
-            exchange.on_response_data(body)
         exchange.on_response_end()
 
 

@@ -4,13 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import socket
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
+from greenthread.kube.aio import AsyncClient
+from greenthread.kube.resources import ENDPOINT_SLICES, MODELS
+from localcluster.api.core import Api
+from localcluster.api.inprocess import InProcess
+from localcluster.api.server import Server
+from localcluster.api.storage import Store
 from tests.unit.gateway.test_routes import CHAT, error, pod
-from tests.unit.gateway.world import SYSTEM, World, reply_json, request, world
-from tests.unit.proxy.harness import Answer
+from tests.unit.gateway.world import (
+    SYSTEM,
+    World,
+    install,
+    model_object,
+    play,
+    reply_json,
+    request,
+    slice_object,
+    world,
+)
+from tests.unit.proxy.harness import Answer, Client
 
 KEY = (SYSTEM, "llama")
 
@@ -61,8 +81,6 @@ async def test_the_number_of_held_requests_is_limited() -> None:
 
 
 async def test_nobody_waits_in_vain() -> None:
-    from greenthread.kube.resources import MODELS
-
     async with world() as w:
         await w.model("llama")
         (task,) = await asked(w)
@@ -203,8 +221,6 @@ async def test_a_stop_tells_who_is_held_and_lets_the_rest_finish() -> None:
 async def test_metrics() -> None:
     from prometheus_client.parser import text_string_to_metric_families
 
-    from greenthread.kube.resources import MODELS
-
     async def scrape() -> dict[tuple[str, str, str], float]:
         families = text_string_to_metric_families((await w.get("/metrics")).body.decode())
         samples = [sample for family in families for sample in family.samples]
@@ -245,3 +261,61 @@ async def test_what_is_wrong_at_the_start_is_one_line(env: dict[str, str], words
     assert program.returncode == 1
     assert words in said.decode()
     assert "Traceback" not in said.decode()
+
+
+@pytest.mark.processes
+async def test_the_program_drains_on_sigterm(tmp_path: Path) -> None:
+    """`python -m gateway` against the API over HTTP: a request in flight is finished, then it ends with 0."""
+    api = Api(Store(":memory:"), token="t")
+    server = Server(api)
+    api_port = await server.start()
+    kubeconfig = tmp_path / "kubeconfig"
+    scheme = {"clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{api_port}"}}]}
+    user = {"users": [{"name": "u", "user": {"token": "t"}}], "current-context": "x"}
+    context = {"contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}]}
+    kubeconfig.write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "Config", **scheme, **user, **context}))
+    client = AsyncClient(InProcess(api, token="t"))
+    await install(client)
+    sidecar = await play("llama-0")
+    go, script = asyncio.Event(), sidecar.upstream.script
+
+    async def slow(upstream, reader, writer):  # type: ignore[no-untyped-def]
+        sidecar.upstream.reached.set()
+        await go.wait()
+        await script(upstream, reader, writer)
+
+    sidecar.upstream.script = slow
+    await client.create(MODELS, model_object("llama"))
+    await client.create(ENDPOINT_SLICES, slice_object("llama", "llama-0", sidecar.upstream.port))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {"PATH": "/usr/bin", "KUBECONFIG": str(kubeconfig), "HTTP_PORT": str(port)}
+    program = await asyncio.create_subprocess_exec(sys.executable, "-m", "gateway", env=env)
+    try:
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    raw = Client(*await asyncio.open_connection("127.0.0.1", port))
+                    if (await raw.ask(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")).status == 200:
+                        break
+                except OSError:
+                    await asyncio.sleep(0.05)
+            await raw.send(request(f"/llama{CHAT}", {}))
+            await sidecar.upstream.reached.wait()
+            program.send_signal(signal.SIGTERM)
+            while True:  # it no longer listens
+                try:
+                    (await asyncio.open_connection("127.0.0.1", port))[1].close()
+                    await asyncio.sleep(0.02)
+                except OSError:
+                    break
+            go.set()
+            assert pod(await raw.answer()) == "llama-0"
+            raw.close()
+            assert await program.wait() == 0
+    finally:
+        if program.returncode is None:
+            program.kill()
+        sidecar.stop()
+        await server.stop()

@@ -90,9 +90,7 @@ class World:
     events: int = 0
 
     async def model(self, name: str, hf: str = "", namespace: str = SYSTEM, **spec: Any) -> None:
-        metadata = {"name": name, "namespace": namespace}
-        body = {"apiVersion": "greenthread.ai/v1alpha1", "kind": "Model", "metadata": metadata}
-        await self.client.create(MODELS, {**body, "spec": {"modelName": hf or f"test/{name}", **spec}})
+        await self.client.create(MODELS, model_object(name, hf, namespace, **spec))
         await self.until(lambda: (namespace, name) in self.gateway.directory.models)
 
     async def status(self, name: str, **status: Any) -> None:
@@ -107,24 +105,7 @@ class World:
         return sidecar
 
     async def slice(self, model: str, pod: str, port: int, namespace: str = SYSTEM, **conditions: bool) -> None:
-        found = {
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {
-                "name": f"{model}-{pod}",
-                "namespace": namespace,
-                "labels": {"kubernetes.io/service-name": model},
-            },
-            "addressType": "IPv4",
-            "endpoints": [
-                {
-                    "addresses": ["127.0.0.1"],
-                    "conditions": {"ready": True, "serving": True, "terminating": False, **conditions},
-                    "targetRef": {"kind": "Pod", "namespace": namespace, "name": pod},
-                }
-            ],
-            "ports": [{"name": "http", "port": port, "protocol": "TCP"}],
-        }
+        found = slice_object(model, pod, port, namespace, **conditions)
         before = self.events
         await self.client.create(ENDPOINT_SLICES, found)
         await self.until(lambda: self.events > before)
@@ -183,15 +164,46 @@ def request(path: str, value: Any, content_type: str = "application/json") -> by
     return head.encode() + body
 
 
+def model_object(name: str, hf: str = "", namespace: str = SYSTEM, **spec: Any) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": namespace}
+    body = {"apiVersion": "greenthread.ai/v1alpha1", "kind": "Model", "metadata": metadata}
+    return {**body, "spec": {"modelName": hf or f"test/{name}", **spec}}
+
+
+def slice_object(model: str, pod: str, port: int, namespace: str = SYSTEM, **conditions: bool) -> dict[str, Any]:
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": f"{model}-{pod}",
+            "namespace": namespace,
+            "labels": {"kubernetes.io/service-name": model},
+        },
+        "addressType": "IPv4",
+        "endpoints": [
+            {
+                "addresses": ["127.0.0.1"],
+                "conditions": {"ready": True, "serving": True, "terminating": False, **conditions},
+                "targetRef": {"kind": "Pod", "namespace": namespace, "name": pod},
+            }
+        ],
+        "ports": [{"name": "http", "port": port, "protocol": "TCP"}],
+    }
+
+
+async def install(client: AsyncClient) -> None:
+    for path in sorted(MANIFESTS.glob("*.yaml")):
+        await client.create(CRDS, yaml.safe_load(path.read_text()))
+    for name in (SYSTEM, "other"):
+        await client.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+
+
 @asynccontextmanager
 async def world(**options: Any) -> AsyncIterator[World]:
     clock = Ticking()
     api = Api(Store(":memory:"), clock=clock)
     client = AsyncClient(InProcess(api))
-    for path in sorted(MANIFESTS.glob("*.yaml")):
-        await client.create(CRDS, yaml.safe_load(path.read_text()))
-    for name in (SYSTEM, "other"):
-        await client.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    await install(client)
     gateway = Gateway(Settings(port=0, grace=1.0, **options), client)
     port = await gateway.start()
     made = World(client, gateway, clock, port)
@@ -204,7 +216,8 @@ async def world(**options: Any) -> AsyncIterator[World]:
     gateway._reflectors["endpointslices"]._on_event = count
     await gateway.ready()
     try:
-        yield made
+        async with asyncio.timeout(60):  # a signal (pytest-timeout) does not get through uvloop
+            yield made
     finally:
         for connection in made.clients:
             connection.close()

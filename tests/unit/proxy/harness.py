@@ -243,7 +243,8 @@ async def rig(
     port = await server.start()
     made = Rig(server, upstream, table, port, finished=finished)
     try:
-        yield made
+        async with asyncio.timeout(60):  # a signal (pytest-timeout) does not get through uvloop
+            yield made
     finally:
         for client in made.clients:
             client.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 
 import pytest
 
@@ -103,6 +104,40 @@ async def test_a_slow_reader_holds_back_the_upstream() -> None:
         assert sent < total / 2
         answer = await client.answer()
         assert (len(answer.body), answer.complete) == (total, True)
+
+
+async def test_a_connection_whose_last_answer_was_taken_slowly_is_as_good_as_any() -> None:
+    """The end of an answer may fill the client's buffer; the upstream's connection must not stay paused for that."""
+    async with rig() as r:
+        client = await r.client()
+        for i in range(3):
+            await client.send(post(b"%d" % i))
+            await until(lambda: bool(r.server.pool.open))
+            (upstream,) = r.server.pool.open
+            (connection,) = r.server.connections
+            write = connection._transport.write
+
+            def full(data: bytes, upstream=upstream, connection=connection, write=write) -> None:  # type: ignore[no-untyped-def]
+                write(data)
+                if not data.startswith(b"HTTP"):  # the body fills the buffer
+                    connection.pause_writing()
+                    connection._server.loop.call_soon(connection.resume_writing)
+
+            connection._transport = Tampered(connection._transport, full)  # type: ignore[assignment]
+            assert (await client.answer()).status == 200
+            await until(lambda: connection._writable)  # noqa: B023
+            connection._transport = connection._transport.real  # type: ignore[attr-defined]
+        assert r.upstream.connections == 1
+
+
+class Tampered:
+    """A transport whose `write` is another."""
+
+    def __init__(self, real: asyncio.Transport, write: Callable[[bytes], None]) -> None:
+        self.real, self.write = real, write
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.real, name)
 
 
 async def test_a_slow_upstream_holds_back_the_client() -> None:
