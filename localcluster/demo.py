@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import importlib.util
 import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
+import tty
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +24,7 @@ import click
 
 from greenthread.kube.aio import AsyncClient
 from greenthread.kube.config import load_config
+from kubectl_greenthread.main import run
 from localcluster import manifests
 from localcluster.gpus.ledger import Ledger
 from localcluster.stage import Stage, Wrong
@@ -54,11 +59,14 @@ def command(live: bool | None) -> int:
             wrong = asyncio.run(_play(folder, url, began))
             click.echo()
             _top(folder)
-            if live or (live is None and on_terminal):
+            if not wrong and (live or (live is None and on_terminal)):
                 _live(folder, url)
     except (ClusterError, Wrong) as error:
         wrong = [str(error)]
-        raise click.ClickException(f"{error}; logs: {folder.logs}") from error
+        raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        wrong = []  # nothing went wrong: somebody had seen enough
+        raise
     finally:
         if wrong:
             click.echo(f"the logs are kept in {folder.logs}", err=True)
@@ -188,14 +196,29 @@ def _live(folder: Folder, url: str) -> None:
     traffic.start()
     os.environ["KUBECONFIG"] = str(folder.kubeconfig)
     try:
-        from kubectl_greenthread.main import run
-
-        code = run(["live"], "greenthread")
-        if code:
+        if importlib.util.find_spec("tui.app") is None:
+            _repeat_top(folder)
+        elif code := run(["live"], "greenthread"):
             raise Wrong(f"the live view ended with status {code}")
     finally:
         stop.set()
         traffic.join(5)
+
+
+def _repeat_top(folder: Folder) -> None:
+    """What stands in for the live view where it is not installed."""
+    before = termios.tcgetattr(sys.stdin)
+    tty.setcbreak(sys.stdin)
+    try:
+        while True:
+            click.clear()
+            _top(folder)
+            click.echo("\nq: stop everything")
+            readable, _, _ = select.select([sys.stdin], [], [], 2.0)
+            if readable and sys.stdin.read(1) in ("q", "Q", ""):
+                return
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
 async def _traffic(folder: Folder, url: str, stop: threading.Event) -> None:
@@ -223,6 +246,4 @@ async def _traffic(folder: Folder, url: str, stop: threading.Event) -> None:
 
 
 if __name__ == "__main__":
-    from kubectl_greenthread.main import run
-
     sys.exit(run(["demo", *sys.argv[1:]], "greenthread"))

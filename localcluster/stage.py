@@ -63,11 +63,10 @@ class Stage:
     """One cluster, watched."""
 
     def __init__(self, client: AsyncClient, gateway_url: str) -> None:
-        self.gateway_url = gateway_url
+        #: Hears every record as it comes.
+        self.on_story: Callable[[Story], None] = lambda story: None
         self._changed = asyncio.Event()
-        self._began = time.monotonic()
         self._stories: list[Story] = []
-        self._waiting: set[Callable[[], bool]] = set()
         self._openai = openai.AsyncOpenAI(
             base_url=f"{gateway_url}/v1", api_key="none", max_retries=0, timeout=REQUEST_TIMEOUT
         )
@@ -156,4 +155,6 @@ class Stage:
         about = event.get("involvedObject") or {}
         if kind == "ADDED" and about.get("kind") == "Model":
             record = json.loads(text) if text else {}
-            self._stories.append(Story(about["name"], event.get("reason", ""), event.get("message", ""), record))
+            story = Story(about["name"], event.get("reason", ""), event.get("message", ""), record)
+            self._stories.append(story)
+            self.on_story(story)
