@@ -5,35 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from proxy.endpoints import MODEL_PATHS
 from proxy.http1 import RequestHead
 from proxy.routes import Forward, Handle, Respond, Route
 from sidecar.door import Door
 from sidecar.metrics import Metrics, SidecarState
-
-#: Paths that wake the model and are forwarded (POST only).
-FORWARDED = frozenset(
-    {
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/responses",
-        "/v1/embeddings",
-        "/v1/audio/transcriptions",
-        "/v1/audio/translations",
-        "/v1/audio/speech",
-        "/v1/messages",
-        "/v1/messages/count_tokens",
-        "/v1/score",
-        "/v1/rerank",
-        "/v2/rerank",
-        "/score",
-        "/rerank",
-        "/tokenize",
-        "/detokenize",
-        "/classify",
-        "/pooling",
-        "/invocations",
-    }
-)
 
 
 class FrontDoor:
@@ -50,7 +26,7 @@ class FrontDoor:
     ) -> None:
         """``engine``: its address. ``state``: the sidecar's state, and whether it has booted once."""
         self._metrics, self._status, self._models, self._state = metrics, status, models, state
-        self._forward = {path: Forward(path, upstream=engine, gate=door) for path in FORWARDED}
+        self._forward = {path: Forward(path, upstream=engine, gate=door) for path in MODEL_PATHS}
         self._local: dict[str, Callable[[RequestHead], Respond]] = {
             "/health": self._health,
             "/ready": self._ready,
