@@ -115,6 +115,12 @@ class Claims:
 
     async def publish(self, occupant: Occupant, unlock: bool = True) -> None:
         """Writes this pod's entry on every GPU, adds it where it is missing, and gives the wake lock back if held."""
+        if occupant.state in (State.SERVING, State.DEACTIVATING):
+            # Only where somebody deleted the GPU object: an entry that holds memory begins as a claim.
+            claim = replace(occupant, state=State.CONVERTING)
+            await self._everywhere(
+                lambda obj, gpu: [] if gpu.occupant(self.pod) else self._entry_patch(obj, gpu, claim, unlock=False)
+            )
         await self._everywhere(lambda obj, gpu: self._entry_patch(obj, gpu, occupant, unlock))
 
     async def release(self, occupant: Occupant) -> None:

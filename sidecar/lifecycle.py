@@ -302,7 +302,9 @@ class Lifecycle:
         record.steps["engine"] = _loop_time() - began
         record.memory = self._wants.serving_memory or want.need
         self.error = ""
-        asked = self._wants.by_somebody or not boot
+        # An engine that uses more than its boot claimed sleeps first, and claims what it needs when it wakes.
+        within = record.memory <= want.need
+        asked = (self._wants.by_somebody and within) or not boot
         self._became_serving_at = self._clock.now()
         if asked and not self._stopping:
             self._wants.wished_wake = None
@@ -395,7 +397,7 @@ class Lifecycle:
         kind = "crash" if reason.why is Why.CRASHED else "sleep"
         record = Record(kind, self._recorder.now(), reason.text, self._where(), memory=freed)
         record.for_model = reason.intent.model if reason.intent else ""
-        leaving = self._entry(State.DEACTIVATING, freed)
+        leaving = self._entry(State.DEACTIVATING, self._held())
         try:
             if reason.why is Why.YIELDED:
                 await self._claims.give_way(leaving)
@@ -467,6 +469,11 @@ class Lifecycle:
         self._state, self._since = state, self._clock.now()
         self._metrics.set_state(state)
         self._recorder.changed()
+
+    def _held(self) -> int:
+        """Bytes that this pod's entries reserve now."""
+        entries = (gpu.occupant(self._claims.pod) for gpu in self._claims.gpus())
+        return max((mine.reserved for mine in entries if mine is not None), default=0)
 
     def _entry(self, state: State, reserved: int) -> Occupant:
         assert self._spec is not None

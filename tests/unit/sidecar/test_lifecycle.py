@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from greenthread.gpu import State
-from greenthread.kube.resources import MODELS
+from greenthread.kube.resources import GPUS, MODELS
 from tests.unit.sidecar.world import GIB, NAMESPACE, World
 from tests.virtual import run
 
@@ -401,3 +401,25 @@ async def test_who_waits_while_the_api_server_is_away_is_told_so(world):
     world.transport.away = False
     await asyncio.sleep(60)
     assert await world.request("a") == "ok"
+
+
+@in_world
+async def test_an_engine_that_uses_more_than_its_boot_claimed_claims_that_before_it_serves(world):
+    await world.model("a", 99 * GIB, booted=False)
+    await world.until(lambda: state(world, "a") == "waking")
+    assert (await world.gpu()).occupants[0].reserved < 99 * GIB
+    assert await world.request("a") == "ok"
+    assert world.engines["a"].calls == ["start", "sleep", "wake"]
+    assert (await world.gpu()).occupants[0].reserved == 99 * GIB
+
+
+@in_world
+async def test_an_entry_that_somebody_deleted_comes_back(world):
+    await world.model("a", 60 * GIB)
+    assert await world.request("a") == "ok"
+    await world.client.delete(GPUS, "n-0", NAMESPACE)
+    await asyncio.sleep(1)
+    await world.register_gpu(0)
+    await asyncio.sleep(10)
+    occupant = (await world.gpu()).occupants[0]
+    assert (occupant.state, occupant.reserved) == (State.SERVING, 60 * GIB)
