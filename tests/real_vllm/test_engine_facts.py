@@ -180,6 +180,15 @@ def test_a_request_waits_silently_inside_a_sleeping_engine(engine: Engine) -> No
     assert answer.result().json()["usage"]["completion_tokens"] == 3
 
 
+def test_a_stream_for_a_sleeping_engine_has_its_headers_at_once(engine: Engine) -> None:
+    engine.control("/sleep")
+    with engine.http.stream("POST", "/v1/chat/completions", json={**CHAT, "stream": True}) as answer:
+        # So a status tells nothing about whether the engine is awake.
+        assert answer.status_code == 200
+        engine.control("/wake_up")
+        assert list(answer.iter_lines())[-2:] == ["data: [DONE]", ""]
+
+
 def test_sleep_aborts_what_runs(engine: Engine) -> None:
     answer = later(engine, LONG)
     until(lambda: engine.metric("vllm:num_requests_running") > 0)
