@@ -9,7 +9,7 @@ from typing import Any
 
 from controller.pods import PodView
 from greenthread.clock import format_time
-from greenthread.gpu import Gpu, Occupant, State
+from greenthread.gpu import Gpu, Occupant, PodRef, State
 from greenthread.model import Model
 from greenthread.units import human_bytes, short_bytes
 
@@ -53,7 +53,9 @@ def model_status(model: Model, situation: Situation, previous: Mapping[str, Any]
     """The whole status. Times of ``previous`` are kept where nothing changed."""
     spec = model.spec
     alive = [pod for pod in situation.pods if not pod.deleting]
-    replicas = [_replica(pod, situation.gpus) for pod in sorted(alive, key=lambda pod: (pod.ordinal, pod.ref.name))]
+    in_order = sorted(alive, key=lambda pod: (pod.ordinal, pod.ref.name))
+    booted = _has_just_booted(previous.get("phase"), [pod.ref for pod in alive], situation.gpus)
+    replicas = [_replica(pod, situation.gpus, booted) for pod in in_order]
     ready = [replica for replica in replicas if replica.stage == READY]
     # while a pod is being replaced two of them stand for one replica
     ready_ordinals = {replica.pod.ordinal for replica in ready}
@@ -157,7 +159,13 @@ def _conversion(phase: str) -> str:
     return {FAILED: "Failed", PENDING: "Pending", CONVERTING: "Running"}.get(phase, "Complete")
 
 
-def _replica(pod: PodView, gpus: Sequence[Gpu]) -> _Replica:
+def _has_just_booted(before: str | None, pods: Sequence[PodRef], gpus: Sequence[Gpu]) -> bool:
+    """An engine booted until now. Its GPU entry says so before its pod does: phases do not go back meanwhile."""
+    states = {occupant.state for gpu in gpus for occupant in gpu.occupants if occupant.pod in pods}
+    return before in (CONVERTING, STAGING) and State.CONVERTING not in states
+
+
+def _replica(pod: PodView, gpus: Sequence[Gpu], booted: bool) -> _Replica:
     entries = [(gpu, occupant) for gpu in gpus if (occupant := gpu.occupant(pod.ref)) is not None]
     states = frozenset(occupant.state for _, occupant in entries)
     where = f"{pod.node}/{','.join(map(str, pod.gpus))}"
@@ -179,6 +187,8 @@ def _replica(pod: PodView, gpus: Sequence[Gpu]) -> _Replica:
         intent = waits[0].intent(pod.ref)
         needs = short_bytes(intent.requested) if intent else "memory"
         return _Replica(pod, PENDING, f"{name} waits for {needs} on {where} to boot its engine", states)
+    if booted and states == {State.SLEEPING}:
+        return _Replica(pod, STAGING, f"{name} has booted its engine on {where} and is not ready yet", states)
     return _Replica(pod, PENDING, f"{name} starts on {where}", states)
 
 

@@ -56,6 +56,21 @@ def test_the_phases_of_a_first_boot() -> None:
     assert ready_of(done)[0] == "True"
 
 
+def test_phases_do_not_go_back_while_the_pods_word_is_late() -> None:
+    asleep = gpu((BOOTING, State.SLEEPING, 0))
+    converting = status_of(BOOTING, gpus=[gpu((BOOTING, State.CONVERTING, 80 * GIB))])
+    booted = status_of(BOOTING, gpus=[asleep], previous=converting)
+    assert booted["phase"] == "Staging"
+    assert status_of(BOOTING, gpus=[asleep], previous=booted)["phase"] == "Staging"
+    # a boot that failed says so, and one that has not begun is told from one that is over
+    failed = replace(BOOTING, report=Report("sleeping", False, "out of memory"))
+    assert status_of(failed, gpus=[asleep], previous=booted)["phase"] == "Failed"
+    assert status_of(BOOTING, gpus=[asleep], previous=status_of(BOOTING))["phase"] == "Pending"
+    other = pod(1, ready=False)
+    both = gpu((BOOTING, State.SLEEPING, 0), (other, State.CONVERTING, 80 * GIB))
+    assert status_of(BOOTING, other, gpus=[both], replicas=2, previous=converting)["phase"] == "Converting"
+
+
 def test_counts_and_place_come_from_the_gpus() -> None:
     serving, asleep, booting = pod(0), pod(1), pod(2, ready=False)
     entries = gpu((serving, State.SERVING, 9), (asleep, State.SLEEPING, 0), (booting, State.CONVERTING, 9))
