@@ -86,6 +86,7 @@ class Recorder:
         self._events: deque[dict[str, Any]] = deque(maxlen=_KEEP)
         self._pending = asyncio.Event()
         self._report_due = asyncio.Event()
+        self._urgent = asyncio.Event()
         self._annotations: dict[str, str] = {}
         self._reported: dict[str, str] = {}
         self._sequence = 0
@@ -141,6 +142,8 @@ class Recorder:
     def serving_memory(self, count: int) -> None:
         """Tells the controller what was measured, bytes on each GPU."""
         self._annotations[ANNOTATION_SERVING_MEMORY] = str(count)
+        # a person who waited for the boot looks now
+        self._urgent.set()
         self._report_due.set()
 
     def changed(self) -> None:
@@ -195,4 +198,9 @@ class Recorder:
             except (ApiError, Unreachable) as error:
                 log.warning("the report was not written: %s", error)
                 self._report_due.set()
-            await asyncio.sleep(_REPORT_EVERY - _REPORT_AFTER)
+            try:
+                async with asyncio.timeout(_REPORT_EVERY - _REPORT_AFTER):
+                    await self._urgent.wait()
+            except TimeoutError:
+                pass
+            self._urgent.clear()

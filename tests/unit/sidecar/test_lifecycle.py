@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from greenthread.gpu import State
-from greenthread.kube.resources import GPUS, MODELS
+from greenthread.kube.resources import GPUS, MODELS, PODS
 from tests.unit.sidecar.world import GIB, NAMESPACE, World
 from tests.virtual import run
 
@@ -423,3 +423,13 @@ async def test_an_entry_that_somebody_deleted_comes_back(world):
     await asyncio.sleep(10)
     occupant = (await world.gpu()).occupants[0]
     assert (occupant.state, occupant.reserved) == (State.SERVING, 60 * GIB)
+
+
+@in_world
+async def test_what_a_boot_measured_is_told_at_once(world):
+    await world.model("a", 60 * GIB, booted=False)
+    await world.until(lambda: world.sidecars["a"].lifecycle.boot_ready)
+    await asyncio.sleep(1)
+    assert (await world.report("a"))["bootReady"]
+    pod = await world.client.get(PODS, "a-0", namespace=NAMESPACE)
+    assert int(pod["metadata"]["annotations"]["greenthread.ai/serving-memory-per-gpu"]) == 60 * GIB
