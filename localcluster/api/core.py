@@ -14,7 +14,7 @@ from typing import Any
 
 from greenthread.clock import Clock, SystemClock
 
-from . import cel, discovery, metadata, pods, tables
+from . import cel, discovery, metadata, pods, protobuf, tables
 from .builtin import builtin_types, fill_store
 from .crds import CRDS, CustomTypes
 from .errors import (
@@ -283,6 +283,8 @@ class Api:
             value, duplicates = self._parsed(request, rt)
         elif content in ("application/yaml", "application/x-yaml", "text/yaml"):
             value, duplicates = parse_yaml(request.body)
+        elif content == protobuf.MEDIA:
+            value, duplicates = protobuf.decode(request.body), []
         else:
             raise StatusError(
                 415,
@@ -354,7 +356,7 @@ class Api:
         """StatusError 422 if the object is not valid; of a subresource only that part is checked by schema."""
         name = obj["metadata"].get("name", "")
         rule = rt.name_rule or metadata.dns_subdomain
-        found = metadata.check(obj, None if old is not None else rule(name))
+        found = metadata.check(obj, None if old is not None else rule(name), custom=rt.custom)
         if rt.schema is not None and rt.custom:
             part = rt.schema.properties.get(sub) if sub else None
             if not sub:

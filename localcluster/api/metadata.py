@@ -150,8 +150,11 @@ def _wrong(kind: str, path: str, value: Any, wanted: str) -> StatusError:
     return bad_request(f"{kind} cannot be handled as a {name}: json: cannot unmarshal {got} into Go {where}")
 
 
-def check(obj: Object, name_problem: str | None) -> list[Cause]:
-    """What is wrong with the metadata of an object whose shape is right."""
+_STANDARD_FINALIZERS = ("kubernetes", "orphan", "foregroundDeletion")
+
+
+def check(obj: Object, name_problem: str | None, *, custom: bool) -> list[Cause]:
+    """What is wrong with the metadata of an object whose shape is right. `custom`: its kind comes from a CRD."""
     metadata = obj["metadata"]
     found: list[Cause] = []
     name = metadata.get("name", "")
@@ -174,7 +177,10 @@ def check(obj: Object, name_problem: str | None) -> list[Cause]:
         )
     for index, finalizer in enumerate(metadata.get("finalizers", [])):
         for wrong in qualified_name(finalizer):
-            found.append(cause("FieldValueInvalid", f"metadata.finalizers[{index}]", wrong, finalizer))
+            found.append(cause("FieldValueInvalid", "metadata.finalizers", wrong, finalizer))
+        if not custom and "/" not in finalizer and finalizer not in _STANDARD_FINALIZERS:
+            text = "name is neither a standard finalizer name nor is it fully qualified"
+            found.append(cause("FieldValueInvalid", f"metadata.finalizers[{index}]", text, finalizer))
     controllers = 0
     for owner in metadata.get("ownerReferences", []):
         for key in ("apiVersion", "kind", "name", "uid"):

@@ -30,6 +30,8 @@ _TEXTS = {
     "CamelCase.",
     "metadata": "Standard object's metadata.",
 }
+_EMPTY_V2 = b"\x0a\x032.0"
+"""A document of OpenAPI 2.0 without definitions, as protobuf: kubectl reads it before it says that there is no such kind."""
 _PARAMETERS = ("dryRun", "fieldManager", "fieldValidation")
 
 
@@ -60,6 +62,8 @@ def schema_of(group: str, version: str, kind: str) -> Schema | None:
 
 def document(api: Api, parts: list[str], request: Request) -> Response:
     """Answers `/openapi/…`."""
+    if parts == ["v2"]:
+        return Response(200, {"Content-Type": "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"}, _EMPTY_V2)
     if parts[:1] != ["v3"]:
         raise StatusError(404, "NotFound", "only /openapi/v3 is served")
     where = "/".join(parts[1:])

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from . import protobuf
 from .errors import StatusError, bad_request, conflict, not_found
 from .messages import Forward, Log, Request, Response, json_response, parse_json, text_response
 from .resources import ResourceType
@@ -47,7 +48,12 @@ def subresource(api: Api, rt: ResourceType, request: Request, key: Key, sub: str
     if sub == "binding" and request.method == "POST":
         return _bind(api, rt, request, key)
     if sub == "eviction" and request.method == "POST":
-        body: Any = parse_json(request.body)[0] if request.body.strip() else {}
+        content = request.headers.get("content-type", "")
+        body: Any = {}
+        if content.startswith(protobuf.MEDIA):
+            body = protobuf.decode(request.body)
+        elif request.body.strip():
+            body = parse_json(request.body)[0]
         grace = (body.get("deleteOptions") or {}).get("gracePeriodSeconds") if isinstance(body, dict) else None
         api.delete(rt, key, grace=grace if isinstance(grace, int) else None)
         api.collector.run()

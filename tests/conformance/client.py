@@ -101,7 +101,7 @@ class Client:
                 self._connection = None
                 if attempt == 2:
                     raise
-        is_json = response.headers.get_content_type() == JSON
+        is_json = response.headers.get_content_type() == JSON or text.startswith(b'{"')
         return Answer(response.status, response.headers, json.loads(text) if is_json else text.decode())
 
     def get(self, path: str, **options: Any) -> Answer:

@@ -332,7 +332,7 @@ HOLDS = [
     "self.ints.sum() == 6 && self.ints.min() == 1 && self.ints.max() == 3",
     "self.l.indexOf('y') == 1 && self.l.lastIndexOf('z') == -1",
     "[1.5, 0.5].sum() == 2.0 && [duration('1s'), duration('2s')].sum() == duration('3s')",
-    "['b', 'a'].min() == 'a' && [duration('1s'), duration('2s')].max() == duration('2s')",
+    "self.l.min() == 'x' && [duration('1s'), duration('2s')].max() == duration('2s')",
     "quantity(self.q).isGreaterThan(quantity('1Gi')) && quantity(self.q).compareTo(quantity('1536Mi')) == 0",
     "isQuantity(self.q) && !isQuantity('1.5GB') && sign(quantity('-1')) == -1",
     "quantity('1k').asInteger() == 1000 && quantity('1k').isInteger() && quantity('500m').asApproximateFloat() == 0.5",
