@@ -39,6 +39,7 @@ class GpuWriter:
 
     def __init__(self, client: AsyncClient, gpus: Reflector, settings: Settings) -> None:
         self._client, self._gpus, self._settings = client, gpus, settings
+        self._no_node = False
 
     async def create(self, index: int, status: Mapping[str, Any]) -> None:
         """Makes the object of a device, and its status as a whole."""
@@ -47,8 +48,11 @@ class GpuWriter:
             node = await self._client.get(NODES, self._settings.node)
         except NotFound:
             # an object without its node as owner would stay for ever when the machine goes
-            log.warning("there is no Node %s: GPU %s is not made until there is", self._settings.node, name)
+            if not self._no_node:
+                log.warning("there is no Node %s: its GPU objects are not made until there is", self._settings.node)
+            self._no_node = True
             return
+        self._no_node = False
         owner = {"apiVersion": "v1", "kind": "Node", "name": self._settings.node, "uid": node["metadata"]["uid"]}
         meta: Object = {"name": name, "namespace": self._settings.namespace, "labels": self._labels()}
         meta["ownerReferences"] = [owner]

@@ -262,12 +262,14 @@ def test_a_waiting_gate_ends_with_its_sidecar(gates: GateMaker) -> None:
 
 def test_the_engine_inherits_neither_the_fifo_nor_an_ignored_signal(gates: GateMaker) -> None:
     sidecar = Sidecar(gates.folder)
-    gate = gates.run("ls /proc/$$/fd | tr '\\n' ' '; grep SigIgn /proc/$$/status; exec sleep 60")
-    sidecar.say(f"start {sidecar.waiting()}")
-    line = line_of(gate)
-    descriptors, _, ignored = line.partition("SigIgn:")
-    assert "4" not in descriptors.split()
-    assert not int(ignored.strip(), 16) & 1 << (signal.SIGPIPE - 1)
+    gate = gates.run(RUNS)
+    pid = sidecar.waiting()
+    sidecar.say(f"start {pid}")
+    line_of(gate)
+    held = [os.path.realpath(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    assert str(gates.folder / "gate-out") not in held
+    (ignored,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigIgn")]
+    assert not int(ignored.split()[1], 16) & 1 << (signal.SIGPIPE - 1)
 
 
 def test_kubernetes_leaves_the_script_as_it_is() -> None:
