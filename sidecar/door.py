@@ -112,10 +112,14 @@ class Door:
     # -- the lifecycle's side ---------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Lets everybody in, in order of arrival."""
-        self._open = True
+        """Lets everybody in, in order of arrival. Idleness counts from now."""
         self.last_accessed = self._clock.now()
         self.idle_since = asyncio.get_running_loop().time()
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Takes a shutting back: as before, it is as long idle as it was."""
+        self._open = True
         waiting, self._waiting = self._waiting, {}
         for turn in waiting:
             if not turn.done():

@@ -408,7 +408,7 @@ class Lifecycle:
                 if not isinstance(error, Refused):
                     log.warning("cannot announce the sleep, serving on: %s", error)
                     await self._pause(1)
-                self._door.open()
+                self._door.reopen()
                 return False
         self._enter(SidecarState.DEACTIVATING)
         draining = _loop_time()
