@@ -61,6 +61,7 @@ class Cluster:
         self._folder = options.folder
         self._tell = tell
         self._api_ready = asyncio.Event()
+        self._supervisor: Supervisor | None = None
         self.remembered: Remembered
 
     @property
@@ -79,11 +80,16 @@ class Cluster:
                 await self._prepare(client)
                 for obj in wanted:
                     await manifests.apply(client, obj, DEFAULT_NAMESPACE)
-                supervisor = Supervisor(client, self._settings())
+                self._supervisor = Supervisor(client, self._settings())
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(supervisor.run())
+                    group.create_task(self._supervisor.run())
                     await self._parts_ready(client)
                     ready()
+
+    def hurry(self) -> None:
+        """While it stops: do not wait for programs to end well."""
+        if self._supervisor is not None:
+            self._supervisor.kill()
 
     def _settings(self) -> Settings:
         return Settings(

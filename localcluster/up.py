@@ -19,6 +19,8 @@ from localcluster.cluster import Cluster, Options
 from localcluster.parts import Simulation
 from localcluster.state import ClusterError, Folder, default_folder
 
+log = logging.getLogger(__name__)
+
 LOG_BYTES = 10 * 1024 * 1024
 
 
@@ -76,26 +78,39 @@ def command(
 
 async def serve(options: Options) -> int:
     """Run the cluster until a signal comes; the exit code. Raises ClusterError."""
-    cluster = Cluster(options, tell=lambda line: click.echo(line, err=True))
+    cluster = Cluster(options, tell=_tell)
     running = asyncio.create_task(cluster.run(ready=lambda: _say_ready(cluster, options)))
     loop = asyncio.get_running_loop()
     stopped = False
 
     def stop() -> None:
         nonlocal stopped
-        click.echo("stopping at once" if stopped else "stopping (again: at once)", err=True)
+        if stopped:
+            cluster.hurry()
+            _tell("stopping at once")
+        else:
+            running.cancel()
+            _tell("stopping (again: at once)")
         stopped = True
-        running.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop)
     try:
         await running
     except asyncio.CancelledError:
-        click.echo(f"stopped; everything is kept in {options.folder.path}", err=True)
+        _tell(f"stopped; everything is kept in {options.folder.path}")
     except BaseExceptionGroup as group:
         raise _first(group) from None
     return 0
+
+
+def _tell(line: str) -> None:
+    """A line for people; whoever started us may have gone, which must not keep us from stopping."""
+    log.info("%s", line)
+    try:
+        click.echo(line, err=True)
+    except OSError:
+        log.warning("nobody reads what is said here any more")
 
 
 def _first(error: BaseException) -> BaseException:

@@ -113,7 +113,7 @@ class PodRunner:
         if hurry is None:
             return
         if before is not None and hurry < before:
-            asyncio.get_running_loop().call_later(hurry, self._kill)
+            asyncio.get_running_loop().call_later(hurry, self.kill)
         self._ask_to_leave()
 
     def gone(self, pod: Object) -> None:
@@ -126,6 +126,11 @@ class PodRunner:
         """The supervisor ends: stop the containers and leave the object as it is."""
         self._shutdown = True
         self._ask_to_leave()
+
+    def kill(self) -> None:
+        """SIGKILL to every container, now."""
+        for container in (*self._init, *self._main):
+            container.kill()
 
     async def run(self) -> None:
         """Returns when nothing of the pod runs any more and (unless the supervisor shuts down) its object may go."""
@@ -235,10 +240,6 @@ class PodRunner:
     def _ask_to_leave(self) -> None:
         self._leave.set()
         self._machine.endpoints_changed()
-
-    def _kill(self) -> None:
-        for container in (*self._init, *self._main):
-            container.kill()
 
     # status
 

@@ -79,10 +79,17 @@ class Supervisor:
                 for work in (self._register(), self._publish(), self._clean_folders()):
                     group.create_task(work)
         finally:
-            await self._stop_pods()
-            assert guard.stdin is not None
-            guard.stdin.close()
-            guard.wait()
+            try:
+                await self._stop_pods()
+            finally:  # cancelled once more: the guard kills what still runs
+                assert guard.stdin is not None
+                guard.stdin.close()
+                guard.wait()
+
+    def kill(self) -> None:
+        """Do not wait any longer for containers that are being stopped."""
+        for runner in self._pods.values():
+            runner.kill()
 
     async def synced(self) -> None:
         """Returns when the pods of this node are known."""

@@ -166,6 +166,20 @@ def test_an_api_that_dies_is_started_again_with_all_objects(start: Callable[...,
     assert up.end() == 0
 
 
+def test_a_second_signal_does_not_wait_for_anybody(start: Callable[..., Up]) -> None:
+    up = start().ready()
+    script = "trap '' TERM; echo up; while :; do sleep 0.1; done"
+    container = {"name": "main", "image": "none", "command": ["sh", "-c", script]}
+    spec = {"containers": [container], "terminationGracePeriodSeconds": 300}
+    up.client.create(PODS, {"metadata": {"name": "stubborn"}, "spec": spec}, NAMESPACE)
+    until(lambda: any(log.read_text() == "up\n" for log in up.state.glob("logs/*stubborn*/main/0.log")), "it runs")
+    pids = up.pids()
+    up.process.send_signal(signal.SIGINT)
+    until(lambda: "again: at once" in up.said, "it says how to hurry")
+    assert up.end() == 0
+    assert not any(in_session(pid) for pid in pids)
+
+
 def test_two_cannot_use_one_folder(start: Callable[..., Up]) -> None:
     up = start().ready()
     message = refused("--simulate-gpus", "2", "--state-dir", str(up.state))
