@@ -48,6 +48,8 @@ class ProcessEngine:
         self._http = httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{settings.engine_port}",
             timeout=None,  # noqa: S113 - each operation has its own
+            # vLLM closes idle connections, and a reused one may break under the call: not worth an engine's life.
+            limits=httpx.Limits(max_keepalive_connections=0),
             transport=transport,
             trust_env=False,
         )
