@@ -290,13 +290,16 @@ class Cluster:
 
     def _is_asleep(self, name: str) -> bool:
         """By the word of its sidecars: booted, and nothing under way."""
-        found = [self.status(name, number) for number in range(len(self.pods_of(name)))]
+        found = [self._status(pod) for pod in self.pods_of(name)]
         return bool(found) and all(said["state"] == "sleeping" and said["bootReady"] for said in found)
 
     def status(self, model: str, number: int = 0) -> Object:
         """`GET /status` of the sidecar of one of the Model's pods; empty while it does not answer."""
+        return self._status(self.pods_of(model)[number])
+
+    def _status(self, pod: Object) -> Object:
         try:
-            return dict(self.http.get(f"{self.sidecar(model, number)}/status").json())
+            return dict(self.http.get(f"http://{self.address}:{self.port(pod, 'http')}/status").json())
         except (httpx.TransportError, KeyError):
             return {"state": "", "bootReady": False}
 

@@ -106,7 +106,7 @@ def test_the_one_liner_shows_who_is_where(cluster: Cluster, kubectl: Kubectl) ->
         "two-1": {"gang(sleeping)", "twins(sleeping)"},
     }
     header, *rows = cluster.api.kubectl("get", "gpu", "-A").splitlines()
-    assert header.split() == ["NAMESPACE", "NAME", "NODE", "INDEX", "PRODUCT", "AVAILABLE", "AGE"]
+    assert " ".join(header.split()) == "NAMESPACE NAME NODE INDEX PRODUCT AVAILABLE AGE"
     [gpu] = cluster.gpus("one")
     columns = re.split(r"\s{2,}", next(row for row in rows if "one-0" in row))
     assert columns[:6] == [NAMESPACE, "one-0", "one", "0", gpu.product, str(gpu.total - gpu.reserved)]
