@@ -367,7 +367,7 @@ class Reconciler:
             return  # deleted meanwhile: the watch will tell
         self._store.put(MODELS, written)
         phase = status["phase"]
-        if previous.get("phase") != phase:
+        if phase != previous.get("phase", "Pending"):  # that it begins is said by the event of its first pod
             ready = next(c for c in status["conditions"] if c["type"] == "Ready")
             tell = self._recorder.warning if phase == "Failed" else self._recorder.normal
             tell(model, "Deleting" if model.deleting else phase, ready["message"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
@@ -120,20 +121,22 @@ class Agent:
         devices: Source,
         owners: Owners | None = None,
         in_thread: InThread = asyncio.to_thread,
+        rng: random.Random | None = None,
     ) -> None:
-        """``in_thread``: runs a short blocking call off the loop; a simulator calls it in place."""
+        """``in_thread``: runs a short blocking call off the loop; a simulator calls it in place. ``rng``: for backoff."""
         self._client, self._settings, self._devices = client, settings, devices
         self._owners = owners or Owners()
         self._in_thread = in_thread
         self._news = asyncio.Event()
         label = f"{LABEL_NODE}={node_label(settings.node)}"
-        self._gpus = Reflector(client, GPUS, settings.namespace, label_selector=label, on_event=self._on_gpu)
+        self._gpus = Reflector(client, GPUS, settings.namespace, label_selector=label, on_event=self._on_gpu, rng=rng)
         self._pods = Reflector(
             client,
             PODS,
             label_selector=LABEL_MODEL,
             field_selector=f"spec.nodeName={settings.node}",
             on_event=self._on_pod,
+            rng=rng,
         )
         self._writer = GpuWriter(client, self._gpus, settings)
         self._written_at: dict[str, float] = {}
