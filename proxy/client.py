@@ -161,10 +161,14 @@ class ClientConnection(asyncio.Protocol):
         """Close at once."""
         self._transport.abort()
 
-    def close_if_idle(self) -> None:
-        """Close unless a request is in flight (the server stops)."""
-        if self._exchange is None and not self._body_open and not self._closing:
-            self._transport.close()
+    def close_when_idle(self, now: float) -> None:
+        """The server stops. A connection that was used just now may have a request on its way: a peer of our own kind
+        would see it fail and could not know that it was not run. So it stays open until such a peer has dropped it."""
+        if self._exchange is None and not (self._body_open or self._closing or self._head_begun):
+            settings = self._settings
+            unused_since = self._deadline - settings.idle_timeout
+            self._deadline = min(self._deadline, unused_since + settings.upstream_idle_timeout + 0.5)
+            self.check(now)
 
     def break_off(self, *, reset: bool) -> None:
         """End an answer before its end, so that the client can tell."""

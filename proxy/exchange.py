@@ -41,6 +41,7 @@ class Exchange:
         "_connection",
         "_entered",
         "_mode",
+        "_out",
         "_pending",
         "_pending_bytes",
         "_replay",
@@ -74,6 +75,7 @@ class Exchange:
         self.body_complete = True
         self.decode_response = False  # the client takes no chunked coding
         self._chunk_answer = False
+        self._out = b""  # the answer's head, until something goes with it
         self._server = server
         self._client = client
         self._route: Forward | None = None
@@ -405,12 +407,11 @@ class Exchange:
                 self.close = True
         elif head.content_length is not None and head.status != 204:
             lines.append(b"Content-Length: %d" % head.content_length)
-        self._write_head(head.status, lines)
+        self._make_head(head.status, lines)
 
-    def _write_head(self, status: int, lines: list[bytes]) -> None:
-        """Write an answer's head: `lines` and what this proxy adds."""
+    def _make_head(self, status: int, lines: list[bytes]) -> None:
+        """Make an answer's head of `lines` and what this proxy adds. It is written with the first of its body."""
         self.status = status
-        self.head_sent = True
         if self._route is not None:
             for name, value in self._route.response_headers:
                 lines.append(f"{name}: {value}".encode("latin-1"))
@@ -424,19 +425,30 @@ class Exchange:
         elif not self.request.minor:
             lines.append(b"Connection: keep-alive")
         lines.append(b"\r\n")
-        self._client.write(b"\r\n".join(lines))
+        self._out = b"\r\n".join(lines)
+
+    def flush(self) -> None:
+        """Write the answer's head, if nothing has gone with it yet."""
+        if self._out:
+            self.head_sent = True
+            out, self._out = self._out, b""
+            self._client.write(out)
 
     def on_response_data(self, data: bytes) -> None:
         """A piece of the answer's body, as it goes to the client but for the coding that `_chunk_answer` adds."""
         if self._chunk_answer:
             data = b"%x\r\n%b\r\n" % (len(data), data)
+        if self._out:
+            self.head_sent = True
+            data, self._out = self._out + data, b""
         self._client.write(data)
 
     def on_response_end(self) -> None:
         """The answer is complete."""
         self._connection = None
         if self._chunk_answer:
-            self._client.write(b"0\r\n\r\n")
+            self.on_response_data(b"")
+        self.flush()
         self._finish(Outcome.SUCCESS)
 
     def on_upstream_error(self, why: str) -> None:
@@ -476,9 +488,10 @@ class Exchange:
             lines.append(b"Content-Length: %d" % len(body))
         else:
             body = b""
-        self._write_head(answer.status, lines)
+        self._make_head(answer.status, lines)
         if body and self.request.method != "HEAD":
-            self._client.write(body)
+            self._out += body
+        self.flush()
         self._finish(Outcome.SUCCESS)
 
     def fail(

@@ -86,7 +86,7 @@ class ProxyServer:
         if self._listener is not None:
             self._listener.close()
         for connection in list(self.connections):
-            connection.close_if_idle()
+            connection.close_when_idle(self.loop.time())
         if self.connections:
             self._empty = asyncio.Event()
             try:

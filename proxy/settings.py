@@ -27,7 +27,7 @@ class Settings:
     max_collected_bytes: int = 1024 * MIB
     """All bodies that are held whole in memory at a time (requests whose route depends on the body); past it 503."""
 
-    waiting_body_bytes: int = 256 * KIB
+    waiting_body_bytes: int = 64 * KIB
     """Of a request that waits at a gate: read this much of its body, then stop reading."""
 
     replay_bytes: int = 1 * MIB

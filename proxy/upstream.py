@@ -124,6 +124,7 @@ class UpstreamConnection(asyncio.Protocol):
                 body = self._read_head(exchange, data)
                 if body is not None:
                     self._read_body(exchange, body)
+                    exchange.flush()
             else:
                 self._read_body(exchange, data)
         except (UpstreamError, ValueError) as e:

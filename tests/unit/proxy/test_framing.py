@@ -338,11 +338,18 @@ async def test_a_malformed_answer_is_a_502(answer: bytes) -> None:
 
 
 async def test_a_malformed_chunk_in_an_answer_ends_it_without_an_end() -> None:
-    script = answers(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", b"zz\r\n")
+    script = answers(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", b"zz\r\n", step=True)
     async with rig(script) as r:
-        answer = await r.ask(GET)
-        assert answer.status == 200
-        assert not answer.complete
+        client = await r.client()
+        await client.send(GET)
+        assert (await client.reader.readuntil(b"hello\r\n")).startswith(b"HTTP/1.1 200 OK\r\n")
+        r.upstream.go.set()
+        assert await client.reader.read() == b""
+
+
+async def test_an_answer_malformed_from_its_first_bytes_is_a_502() -> None:
+    async with rig(answers(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")) as r:
+        assert (await r.ask(GET)).status == 502
 
 
 async def test_what_follows_an_answer_is_not_the_next_answer() -> None:

@@ -11,7 +11,7 @@ from proxy.errors import HttpError, UpstreamError
 from proxy.http1 import ChunkedDecoder, parse_request_head, parse_response_head
 from tests.unit.proxy.harness import rig
 
-BOUNDED = settings(max_examples=400, deadline=None)
+BOUNDED = settings(max_examples=200, deadline=None)
 
 spaces = st.sampled_from([b"", b" ", b"\t", b"  ", b"\x0b", b"\r", b"\n"])
 names = st.sampled_from(

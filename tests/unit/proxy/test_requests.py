@@ -297,6 +297,8 @@ async def test_a_graceful_stop() -> None:
         await busy.send(post())
         await busy.reader.readuntil(b"ab")
         stopping = asyncio.create_task(r.server.stop(grace=30))
+        await until(lambda: r.server.draining)
+        r.server.sweep(r.server.loop.time() + 3)
         assert await idle.closed()
         with pytest.raises(ConnectionRefusedError):
             await r.client()
@@ -305,6 +307,19 @@ async def test_a_graceful_stop() -> None:
         assert await busy.reader.readexactly(2) == b"cd"
         await stopping
         assert await busy.closed()
+
+
+async def test_a_request_that_crosses_the_stop_is_answered() -> None:
+    """On a connection that was used just now: its sender could not know whether a reset request was run."""
+    async with rig() as r:
+        client = await r.client()
+        assert (await client.ask(post(b"1"))).status == 200
+        stopping = asyncio.create_task(r.server.stop(grace=30))
+        await until(lambda: r.server.draining)
+        answer = await client.ask(post(b"2"))
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        client.close()
+        await stopping
 
 
 async def test_a_stop_past_its_grace_cuts_off() -> None:
