@@ -114,7 +114,7 @@ def template(model: Model, settings: PodSettings) -> Object:
                 "volumeMounts": [{"name": "run", "mountPath": RUN_DIR}],
                 "startupProbe": probe | {"periodSeconds": 1, "failureThreshold": BOOT_SECONDS},
                 "livenessProbe": probe | {"periodSeconds": 10, "failureThreshold": 6},
-                "readinessProbe": probe | {"periodSeconds": 5, "failureThreshold": 2},
+                "readinessProbe": probe | {"periodSeconds": 2, "failureThreshold": 3},
                 "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}},
                 "securityContext": hardened,
             },

@@ -24,7 +24,7 @@ _ORDER = (FAILED, PENDING, CONVERTING, STAGING, READY)
 class Situation:
     """What the controller knows of a Model besides the Model itself.
 
-    ``problems``: why replicas have no pod. ``address_problem``: why its Service or URL is not what one expects.
+    ``hash8``: of the wanted template, "" when there is none. ``problems``: why replicas have no pod. ``address_problem``: why its Service or URL is not what one expects.
     ``waits_for``: what a deletion still waits for.
     """
 
@@ -88,10 +88,14 @@ def model_status(model: Model, situation: Situation, previous: Mapping[str, Any]
     moved = previous.get("phase") != phase or not previous.get("lastTransition")
     status["lastTransition"] = format_time(now) if moved else previous["lastTransition"]
 
+    before = {condition["type"]: condition for condition in previous.get("conditions") or ()}
+    first = _condition("Ready", phase == READY and not model.deleting, reason, message, before, model.generation, now)
+    if not situation.hash8:  # of a Model that goes, or cannot be understood, the rest stays as it was
+        status["conditions"] = [first, *(old for kind, old in before.items() if kind != "Ready")]
+        return status | {key: previous[key] for key in ("url", "servingMemoryPerGPU", "memory") if key in previous}
     current = {replica.pod.ordinal for replica in ready if replica.pod.hash8 == situation.hash8}
     outdated = [replica for replica in replicas if replica.pod.hash8 != situation.hash8]
-    conditions = [
-        ("Ready", phase == READY and not model.deleting, reason, message),
+    others = [
         ("UpToDate", *_up_to_date(spec.replicas, len(current), outdated)),
         (
             "Addressed",
@@ -100,8 +104,7 @@ def model_status(model: Model, situation: Situation, previous: Mapping[str, Any]
             situation.address_problem[1] or f"answers at {situation.url}",
         ),
     ]
-    before = {condition["type"]: condition for condition in previous.get("conditions") or ()}
-    status["conditions"] = [_condition(*entry, before, model.generation, now) for entry in conditions]
+    status["conditions"] = [first, *(_condition(*entry, before, model.generation, now) for entry in others)]
     return status
 
 

@@ -123,7 +123,7 @@ class Agent:
         in_thread: InThread = asyncio.to_thread,
         rng: random.Random | None = None,
     ) -> None:
-        """``in_thread``: runs a short blocking call off the loop; a simulator calls it in place. ``rng``: for pauses."""
+        """``in_thread``: runs a blocking call off the loop; a simulator runs it in place. ``rng``: for pauses."""
         self._client, self._settings, self._devices = client, settings, devices
         self._owners = owners or Owners()
         self._in_thread = in_thread

@@ -144,6 +144,14 @@ def test_a_deletion_says_what_it_waits_for() -> None:
     assert "waits for 1 pods" in ready_of(status)[2]
 
 
+def test_the_rest_of_a_status_stays_while_a_model_goes() -> None:
+    first = status_of(pod(), known_memory=GIB)
+    gone = replace(model(), deleting=True)
+    status = model_status(gone, Situation("", [pod(deleting=True)]), first, NOW)
+    assert status["conditions"][1:] == first["conditions"][1:]
+    assert (status["url"], status["memory"]) == (first["url"], first["memory"])
+
+
 values = st.recursive(
     st.integers() | st.text(max_size=3), lambda inner: st.dictionaries(st.sampled_from("abc"), inner), max_leaves=6
 )
