@@ -33,7 +33,6 @@ from greenthread.kube.blocking import Client
 from greenthread.kube.config import load_config
 from greenthread.kube.errors import NotFound
 from greenthread.kube.resources import EVENTS, GPUS, LEASES, MODELS, NAMESPACES, PODS
-from greenthread.model import Model
 from greenthread.names import (
     ANNOTATION_PORTS,
     ANNOTATION_SLEEP,
@@ -49,8 +48,9 @@ from localcluster.gpus.ledger import Ledger, RequestRecord
 from localcluster.state import Folder, Remembered
 from localcluster.supervisor.ports import Ports
 from tests.end_to_end.view import View
-from tests.testbeds.admin import Admin
+from tests.testbeds.embedded import EmbeddedApi
 from tests.testbeds.group import ProcessGroup
+from tests.testbeds.kube import APISERVER, RealApi
 
 Object = dict[str, Any]
 T = TypeVar("T")
@@ -68,7 +68,7 @@ PATIENCE = float(os.environ.get("GREENTHREAD_TEST_PATIENCE", "1"))
 #: Seconds until a condition counts as never coming true.
 DEADLINE = 40.0
 
-#: An engine that boots, wakes, sleeps and speaks as fast as a test wants it.
+#: The simulated engine: one that boots, wakes, sleeps and speaks as fast as a test wants it.
 FAST_ENGINE = {
     "GREENTHREAD_SIM_BOOT_SECONDS": "0.1",
     "GREENTHREAD_SIM_DISK_GBPS": "100",
@@ -112,9 +112,15 @@ class Answer:
 class Cluster:
     """All parts, running. `with Cluster(api) as cluster:` starts them and stops them all."""
 
-    def __init__(self, api: Admin) -> None:
-        self.api = api
-        self.real = type(api).__name__ == "RealApi"
+    def __init__(
+        self,
+        api: EmbeddedApi | RealApi,
+        nodes: Mapping[str, int] = GPUS_OF,
+        engine_env: Mapping[str, str] = FAST_ENGINE,
+    ) -> None:
+        """`nodes`: how many GPUs each has. `engine_env`: what engine containers have in their environment."""
+        self.api, self.nodes, self._engine_env = api, dict(nodes), dict(engine_env)
+        self.real = isinstance(api, RealApi)
         #: Where pods are published. A real API server takes no loopback address in an EndpointSlice.
         self.address = _own_address() if self.real else "127.0.0.1"
         self._temporary = tempfile.TemporaryDirectory(prefix="greenthread-e2e-")
@@ -137,11 +143,11 @@ class Cluster:
             self.api.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
             self.kube.create(NAMESPACES, {"metadata": {"name": NAMESPACE}})
             self.view.start()
-            for node in GPUS_OF:
+            for node in self.nodes:
                 self._start_node(node)
             for pod in self._system_pods():
                 self.kube.create(PODS, pod)
-            self.until(lambda: len(self.view.objects(GPUS)) == sum(GPUS_OF.values()), "the agents register all GPUs")
+            self.until(lambda: len(self.view.objects(GPUS)) == sum(self.nodes.values()), "the agents register all GPUs")
             self.until(self._parts_ready, "controller, agents and gateway are ready")
         except BaseException:
             print(self.picture(), file=sys.stderr)
@@ -156,7 +162,7 @@ class Cluster:
         """Ends every process and removes the folder."""
         assert self._group is not None
         self.view.stop()
-        supervisors = [process for name, process in self._group.running.items() if name in GPUS_OF]
+        supervisors = [process for name, process in self._group.running.items() if name in self.nodes]
         for process in supervisors:
             process.send_signal(signal.SIGTERM)  # it then ends its pods, which it started in sessions of their own
         for process in supervisors:
@@ -178,11 +184,11 @@ class Cluster:
         folder = self._node_folder(node)
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.kubeconfig.write_bytes(self.api.kubeconfig.read_bytes())
-        self.ledgers[node] = ledgers.create(folder.ledger, GPUS_OF[node], MEMORY)
+        self.ledgers[node] = ledgers.create(folder.ledger, self.nodes[node], MEMORY)
         here = {"SIDECAR_HOST": self.address, "GATEWAY_HOST": self.address}
         images = {
-            name: replace(image, env={**image.env, **(FAST_ENGINE if name == "*" else here)})
-            for name, image in parts.images(folder, parts.Simulation(GPUS_OF[node], MEMORY)).items()
+            name: replace(image, env={**image.env, **(self._engine_env if name == "*" else here)})
+            for name, image in parts.images(folder, parts.Simulation(self.nodes[node], MEMORY)).items()
         }
         impatient = images[parts.SIDECAR_IMAGE]
         env = {**impatient.env, "QUEUE_TIMEOUT_SECONDS": "2"}
@@ -198,7 +204,7 @@ class Cluster:
     @property
     def logs(self) -> Path:
         """Where the pods' logs lie; the embedded API serves them to kubectl."""
-        return getattr(self.api, "logs", self.folder / "logs")
+        return self.api.logs if isinstance(self.api, EmbeddedApi) else self.folder / "logs"
 
     def _system_pods(self) -> list[Object]:
         pods = parts.system_pods(self.remembered)
@@ -211,11 +217,11 @@ class Cluster:
             next(pod for pod in pods if pod["metadata"]["name"] == f"greenthread-{part}")
             for part in ("controller", "agent")
         )
-        second_agent, second_controller = json.loads(json.dumps([agent, controller]))
-        second_agent["metadata"]["name"] += f"-{TWO}"
-        second_agent["spec"]["nodeName"] = TWO
-        second_controller["metadata"]["name"] += "-spare"
-        return [*pods, second_agent, second_controller]
+        for node in self.nodes:
+            if node != self.remembered.node:
+                pods.append(_copy(agent, f"-{node}"))
+                pods[-1]["spec"]["nodeName"] = node
+        return [*pods, _copy(controller, "-spare")]
 
     def _parts_ready(self) -> bool:
         pods = [pod for pod in self.view.objects(PODS) if LABEL_MODEL not in pod["metadata"].get("labels", {})]
@@ -275,7 +281,7 @@ class Cluster:
         for name in names:
             model = self.kube.get(MODELS, name, NAMESPACE)
             spec = {"fairness": FAIRNESS, "sleep": SLEEP}
-            asleep = {"metadata": {"annotations": {ANNOTATION_SLEEP: format_time(datetime.now(UTC))}}}
+            asleep: Object = {"metadata": {"annotations": {ANNOTATION_SLEEP: format_time(datetime.now(UTC))}}}
             if any(model["spec"][key] != model["spec"][key] | value for key, value in spec.items()):
                 asleep["spec"] = spec
             self._patch(name, asleep)
@@ -370,7 +376,7 @@ class Cluster:
         """Pids of the Model's engines: the processes that wait behind the gate are none."""
         found = set()
         for pod in self.pods_of(model):
-            for node in GPUS_OF:
+            for node in self.nodes:
                 file = self._node_folder(node).pods / "pods" / pod["metadata"]["uid"]
                 for record in file.glob("**/engine.json"):
                     found.add(int(json.loads(record.read_text())["pid"]))
@@ -421,6 +427,21 @@ class Cluster:
                 if occupant.model == model and (not found or found[-1] is not occupant.state):
                     found.append(occupant.state)
         return found
+
+    @contextmanager
+    def no_api(self) -> Iterator[None]:
+        """The API server is dead, and comes back at the end with all its objects."""
+        if isinstance(self.api, RealApi):
+            self.api.kill(APISERVER)
+        else:
+            self.api.kill()
+        try:
+            yield
+        finally:
+            if isinstance(self.api, RealApi):
+                self.api.start(APISERVER)
+            else:
+                self.api.start()
 
     @contextmanager
     def foreign_memory(self, node: str, gpu: int, size: int) -> Iterator[int]:
@@ -548,7 +569,7 @@ class Cluster:
             for container in pod["spec"]["containers"]:
                 tail = self.log(pod, container["name"]).splitlines()[-12:]
                 lines += [f"    {container['name']}| {line}" for line in tail]
-        for node in GPUS_OF:
+        for node in self.nodes:
             file = self._node_folder(node).path / "supervisor.log"
             tail = file.read_text(errors="replace").splitlines()[-12:] if file.exists() else []
             lines += [f"  supervisor {node}| {line}" for line in tail]
@@ -634,8 +655,10 @@ def kill(pid: int | None) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def model_of(obj: Object) -> Model:
-    return Model.from_object(obj)
+def _copy(pod: Object, suffix: str) -> Object:
+    copied: Object = json.loads(json.dumps(pod))
+    copied["metadata"]["name"] += suffix
+    return copied
 
 
 def _own_address() -> str:

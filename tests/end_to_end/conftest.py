@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.cluster import TWO, Cluster
-from tests.testbeds.admin import Admin
+from tests.testbeds.embedded import EmbeddedApi
+from tests.testbeds.kube import GARBAGE_COLLECTION, RealApi
 from tests.testbeds.programs import Missing, skip_or_fail
 
 #: Models of the node with one GPU: two of the small ones fit together, three do not; `big` needs the GPU alone.
@@ -17,11 +18,8 @@ BOTH_GPUS = ("twins", "gang")
 
 
 @pytest.fixture(scope="session")
-def api(request: pytest.FixtureRequest) -> Iterator[Admin]:
+def api(request: pytest.FixtureRequest) -> Iterator[EmbeddedApi | RealApi]:
     """An API server for the cluster alone, in place of the one that all other tests share."""
-    from tests.testbeds.embedded import EmbeddedApi
-    from tests.testbeds.kube import GARBAGE_COLLECTION, RealApi
-
     try:
         bed = RealApi(GARBAGE_COLLECTION) if request.param == "real" else EmbeddedApi()
     except Missing as missing:
@@ -31,7 +29,7 @@ def api(request: pytest.FixtureRequest) -> Iterator[Admin]:
 
 
 @pytest.fixture(scope="session")
-def running(api: Admin) -> Iterator[Cluster]:
+def running(api: EmbeddedApi | RealApi) -> Iterator[Cluster]:
     """All parts on this API, with the Models that many tests share: started once for a run."""
     with Cluster(api) as cluster:
         for name in SMALL:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import threading
 import time
 from datetime import UTC, datetime
 
@@ -22,9 +23,6 @@ from greenthread.units import GIB
 from tests.end_to_end.cluster import IMPATIENT_SIDECAR, NAMESPACE, ONE, TWO, Answer, Cluster, Object, kill, results
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
-
-LONG = {"max_tokens": 4000, "ignore_eos": True}
-
 
 # waking
 
@@ -189,6 +187,27 @@ def test_a_gang_takes_both_gpus_or_none(cluster: Cluster) -> None:
     cluster.until(lambda: cluster.reserved("gang") == 0, "the gang leaves both GPUs")
 
 
+def test_a_big_model_is_not_starved_by_busy_small_ones(cluster: Cluster) -> None:
+    stop = threading.Event()
+
+    def keep_busy(model: str) -> list[Answer]:
+        answers = []
+        while not stop.is_set():
+            answers.append(cluster.chat(model, max_tokens=100, ignore_eos=True))
+        return answers
+
+    busy = [cluster.background(keep_busy, name) for name in ("ada", "bob") for _ in range(2)]
+    try:
+        cluster.until_serving(ONE, {"ada", "bob"})
+        answers = [cluster.chat("big") for _ in range(3)]
+    finally:
+        stop.set()
+    small = [answer for answers in results(busy) for answer in answers]
+    assert [answer.status for answer in answers] == [200] * 3
+    assert {answer.status for answer in small} == {200}
+    assert len(small) > 8, "the small ones were starved"
+
+
 def test_other_programs_memory_counts(cluster: Cluster) -> None:
     [gpu] = cluster.gpus(ONE)
     with cluster.foreign_memory(ONE, 0, 60 * GIB):
@@ -282,6 +301,21 @@ def test_an_engine_that_fails_to_wake_is_told_and_boots_again(cluster: Cluster) 
     assert int(answer.headers["retry-after"]) >= 1
     assert "wake" in answer.error
     cluster.until(lambda: cluster.chat("ada").status == 200, "it serves after a new boot")
+
+
+def test_serving_goes_on_while_the_api_is_out_of_reach(cluster: Cluster) -> None:
+    assert cluster.chat("ada").status == 200
+    stream = cluster.stream("ada", seconds=3)
+    stream.started()
+    with cluster.no_api():
+        answer = cluster.chat("ada")
+        assert answer.status == 200
+        waiting = cluster.chats("bob", 2)
+        cluster.until(lambda: _barriered(cluster, "bob") == 2, "requests for a sleeping model wait")
+    assert [answer.status for answer in results(waiting)] == [200, 200]
+    stream.result()
+    assert stream.done
+    cluster.until_serving(ONE, {"ada", "bob"})
 
 
 def test_the_agent_restarts(cluster: Cluster) -> None:
@@ -380,6 +414,9 @@ def test_zero_replicas_answer_503_and_say_so(cluster: Cluster) -> None:
     cluster.until(lambda: not cluster.pods_of("cleo"), "the pod goes")
     cluster.until(lambda: not cluster.occupants("cleo"), "its GPU entry goes")
     assert cluster.condition("cleo", "Ready") == "False"
+    answer = cluster.chat("cleo")
+    assert answer.status == 503
+    assert "replicas: 0" in answer.error
     cluster.change("cleo", replicas=1)
     cluster.ready("cleo")
     assert cluster.chat("cleo").status == 200
