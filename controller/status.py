@@ -24,8 +24,8 @@ _ORDER = (FAILED, PENDING, CONVERTING, STAGING, READY)
 class Situation:
     """What the controller knows of a Model besides the Model itself.
 
-    ``hash8``: of the wanted template, "" when there is none. ``problems``: why replicas have no pod. ``address_problem``: why its Service or URL is not what one expects.
-    ``waits_for``: what a deletion still waits for.
+    ``hash8``: of the wanted template, "" when there is none. ``problems``: why replicas have no pod.
+    ``address_problem``: why its Service or URL is not what one expects. ``waits_for``: what a deletion waits for.
     """
 
     hash8: str
