@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import sys
@@ -103,13 +104,12 @@ def _pod(part: str, remembered: Remembered, env: Mapping[str, str], **fields: An
 
 def missing_hardware() -> str:
     """Why this machine has no GPU to serve on, `""` when it has one."""
-    import pynvml
-
+    nvml = importlib.import_module(os.environ.get("GREENTHREAD_NVML") or "pynvml")
     try:
-        pynvml.nvmlInit()
-        count = pynvml.nvmlDeviceGetCount()
-        pynvml.nvmlShutdown()
-    except pynvml.NVMLError as error:
+        nvml.nvmlInit()
+        count = nvml.nvmlDeviceGetCount()
+        nvml.nvmlShutdown()
+    except nvml.NVMLError as error:
         return f"no NVIDIA driver answers on this machine (NVML: {error})"
     return "" if count else "this machine has no NVIDIA GPU (NVML counts none)"
 

@@ -11,15 +11,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import httpx
 import pytest
 
 from greenthread.kube.blocking import Client
 from greenthread.kube.config import load_config
 from greenthread.kube.errors import Unreachable
 from greenthread.kube.resources import MODELS, NODES, PODS
+from localcluster import parts
+from localcluster.gpus import ledger
 from localcluster.supervisor.leftovers import in_session, read_stat
 
 pytestmark = pytest.mark.processes
@@ -36,10 +39,10 @@ spec: {modelName: acme/tiny-1b, replicas: 0}
 class Up:
     """A running `greenthread up`."""
 
-    def __init__(self, state: Path, *options: str) -> None:
+    def __init__(self, state: Path, *options: str, env: Mapping[str, str] = os.environ) -> None:
         command = [sys.executable, "-m", "localcluster.up", "--state-dir", str(state), *options]
         self.state = state
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -82,6 +85,12 @@ def until(holds: Callable[[], bool], what: str, seconds: float = 15) -> None:
     while not holds():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
         time.sleep(0.02)
+
+
+@pytest.fixture(autouse=True)
+def fast_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GREENTHREAD_SIM_BOOT_SECONDS", "0.1")
+    monkeypatch.setenv("GREENTHREAD_SIM_DISK_GBPS", "200")
 
 
 @pytest.fixture
@@ -129,6 +138,32 @@ def test_objects_ports_and_node_are_there_again_after_a_restart(start: Callable[
     exports = [re.findall(r"(export KUBECONFIG=.*|models: .*)", up.said) for up in (first, second)]
     assert exports[0] == exports[1]
     assert second.end(signal.SIGTERM) == 0
+
+
+def test_this_machines_own_gpus_and_its_own_vllm_serve(tmp_path: Path) -> None:
+    """Without --simulate-gpus: the NVML that is there, and the `vllm` that is on the PATH."""
+    ledger.create(tmp_path / "gpus", 1).close()
+    manifest = tmp_path / "model.yaml"
+    manifest.write_text(MODEL.replace("replicas: 0", "replicas: 1"))
+    env = os.environ | {
+        "GREENTHREAD_NVML": "localcluster.gpus.nvml",
+        "GREENTHREAD_GPU_LEDGER": str(tmp_path / "gpus"),
+        "GREENTHREAD_PYTHON": sys.executable,
+        "PATH": f"{parts.ENGINE_BIN}{os.pathsep}{os.environ['PATH']}",
+    }
+    up = Up(tmp_path / "state", "-f", str(manifest), env=env)
+    try:
+        up.ready()
+        assert "simulated" not in up.said
+        url = re.findall(r"models: +(\S+)", up.said)[0]
+        body = {"model": "acme/tiny-1b", "messages": [{"role": "user", "content": "Hello"}]}
+        answer = httpx.post(f"{url}/chat/completions", json=body, timeout=60)
+        assert answer.status_code == 200, answer.text
+        assert "Hello" in answer.json()["choices"][0]["message"]["content"]
+        assert up.end() == 0
+    finally:
+        up.process.kill()
+        up.process.wait()
 
 
 def test_a_killed_run_leaves_nothing_and_the_next_start_works(start: Callable[..., Up]) -> None:
