@@ -6,6 +6,7 @@ import json
 import re
 
 from proxy.errors import HttpError
+from proxy.http1 import RequestHead
 
 _BOUNDARY = re.compile(r'boundary=(?:"([^"]{1,200})"|([^\s;"]{1,200}))', re.IGNORECASE)
 _FIELD_NAME = re.compile(rb'[;\s]name=(?:"([^"]*)"|([^\s;"]+))', re.IGNORECASE)
@@ -13,10 +14,11 @@ MAX_NAME = 512  # bytes of a model's name
 MAX_PARTS = 1000  # of a form
 
 
-def model_of(content_type: str | None, body: bytes) -> str:
+def model_of(request: RequestHead, body: bytes) -> str:
     """The name of the model. Raises HttpError 400 that says what is missing."""
-    kind = (content_type or "").partition(";")[0].strip().lower()
-    name = _from_form(content_type or "", body) if kind == "multipart/form-data" else _from_json(body)
+    content_type = "" if body[:1] == b"{" else request.get("content-type") or ""
+    kind = content_type.partition(";")[0].strip().lower()
+    name = _from_form(content_type, body) if kind == "multipart/form-data" else _from_json(body)
     if not name:
         raise HttpError(400, "The request names no model: set 'model' to a name that GET /v1/models lists.", "no_model")
     if len(name) > MAX_NAME:
@@ -26,7 +28,7 @@ def model_of(content_type: str | None, body: bytes) -> str:
 
 def _from_json(body: bytes) -> str:
     try:
-        value = json.loads(body)
+        value = json.loads(body.decode())
     except RecursionError:
         raise HttpError(400, "The request body is nested too deeply.", "invalid_json") from None
     except ValueError as error:

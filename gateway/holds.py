@@ -9,7 +9,7 @@ from gateway.directory import Directory, Endpoint
 from gateway.settings import Settings
 from greenthread.kube.resources import Key
 from proxy.exchange import Exchange
-from proxy.routes import Outcome, Refuse, Upstream
+from proxy.routes import Forward, Outcome, Refuse, Upstream
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +26,16 @@ class Hold:
         self.in_flight: dict[Upstream, int] = {}
         self._holds = holds
         self._avoid: dict[Upstream, float] = {}  # until this loop time
+        self._forwards: dict[str, Forward] = {}  # by path, of the few that are routed
         self._why: str = ""  # the last trouble with an endpoint
         self._alarm: asyncio.TimerHandle | None = None
+
+    def forward(self, path: str) -> Forward:
+        """The route to this Model for a path of the API."""
+        found = self._forwards.get(path)
+        if found is None:
+            found = self._forwards[path] = Forward(path, gate=self, retry=True, tag=self.key)
+        return found
 
     def try_enter(self, exchange: Exchange) -> bool:
         """Choose an endpoint; False when there is none now."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
 
 from greenthread.kube.resources import Key
 from proxy.exchange import Exchange
@@ -14,72 +17,80 @@ from proxy.routes import Respond
 MAX_MODELS = 2000
 """Models with series of their own; further ones are counted together as `other`."""
 
-_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)  # seconds
+_NONE: Key = ("", "")
+_OTHER: Key = ("", "other")
 
 
-class Metrics:
-    """Counts finished requests. `model` is `namespace/name` of a Model that exists, "" for a request without one."""
+class _Tally:
+    """Of one model: finished requests by status, and how long they took."""
+
+    __slots__ = ("buckets", "codes", "seconds")
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "gthread_apiserver_requests", "Requests finished.", ["model", "code"], registry=self.registry
-        )
-        self._duration = Histogram(
-            "gthread_apiserver_request_duration_seconds",
-            "From a request's head to the end of its answer, waiting included.",
-            ["model"],
-            buckets=_BUCKETS,
-            registry=self.registry,
-        )
-        self._in_flight = Gauge(
-            "gthread_apiserver_in_flight_requests", "Requests that are not answered yet.", registry=self.registry
-        )
-        self._held = Gauge(
-            "gthread_apiserver_held_requests", "Requests that wait for a ready endpoint.", registry=self.registry
-        )
-        self._known = Gauge("gthread_apiserver_models", "Models known.", registry=self.registry)
-        self._counters: dict[tuple[Key | None, int], Counter] = {}
-        self._histograms: dict[Key | None, Histogram] = {}
+        self.codes: dict[int, int] = {}
+        self.buckets = [0] * (len(_BUCKETS) + 1)
+        self.seconds = 0.0
+
+
+class Metrics(Collector):
+    """Counts finished requests. `model` is `namespace/name` of a Model that exists, "" for a request without one.
+
+    Plain numbers, made into Prometheus's families when somebody scrapes: requests pay no locks.
+    """
+
+    def __init__(self) -> None:
+        self._tallies: dict[Key, _Tally] = {}
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
 
     def follow(self, in_flight: Callable[[], int], held: Callable[[], int], models: Callable[[], int]) -> None:
         """Where the gauges read their values."""
-        self._in_flight.set_function(in_flight)
-        self._held.set_function(held)
-        self._known.set_function(models)
-
-    def _label(self, key: Key | None) -> str:
-        if key is None:
-            return ""
-        return f"{key[0]}/{key[1]}" if key in self._histograms or len(self._histograms) < MAX_MODELS else "other"
+        for name, text, value in (
+            ("in_flight_requests", "Requests that are not answered yet.", in_flight),
+            ("held_requests", "Requests that wait for a ready endpoint.", held),
+            ("models", "Models known.", models),
+        ):
+            Gauge(f"gthread_apiserver_{name}", text, registry=self._registry).set_function(value)
 
     def observe(self, exchange: Exchange, seconds: float) -> None:
         """A request is finished."""
-        key: Key | None = exchange.tag
-        counter = self._counters.get((key, exchange.status))
-        if counter is None:
-            counter = self._requests.labels(self._label(key), str(exchange.status))
-            if len(self._counters) < 20 * MAX_MODELS:
-                self._counters[key, exchange.status] = counter
-        counter.inc()
-        histogram = self._histograms.get(key)
-        if histogram is None:
-            histogram = self._duration.labels(self._label(key))
-            if len(self._histograms) < MAX_MODELS:
-                self._histograms[key] = histogram
-        histogram.observe(seconds)
+        key: Key = exchange.tag or _NONE
+        tally = self._tallies.get(key)
+        if tally is None:
+            key = key if len(self._tallies) < MAX_MODELS else _OTHER
+            tally = self._tallies.setdefault(key, _Tally())
+        status = exchange.status
+        tally.codes[status] = tally.codes.get(status, 0) + 1
+        tally.buckets[bisect_left(_BUCKETS, seconds)] += 1
+        tally.seconds += seconds
 
     def forget(self, key: Key) -> None:
         """A Model is gone: so are its series."""
-        if self._histograms.pop(key, None) is not None:
-            self._duration.remove(f"{key[0]}/{key[1]}")
-        for known, code in [pair for pair in self._counters if pair[0] == key]:
-            del self._counters[known, code]
-            try:
-                self._requests.remove(f"{key[0]}/{key[1]}", str(code))
-            except KeyError:
-                pass  # it was counted as `other`
+        self._tallies.pop(key, None)
+
+    def collect(self) -> Iterator[Metric]:
+        """The families of this moment."""
+        requests = CounterMetricFamily(
+            "gthread_apiserver_requests", "Requests finished; code 499: the client left.", labels=["model", "code"]
+        )
+        duration = HistogramMetricFamily(
+            "gthread_apiserver_request_duration_seconds",
+            "From a request's head to the end of its answer, waiting included.",
+            labels=["model"],
+        )
+        for key, tally in self._tallies.items():
+            model = "/".join(filter(None, key))
+            for code, count in tally.codes.items():
+                requests.add_metric([model, str(code)], count)
+            total, buckets = 0, []
+            for bound, count in zip((*map(str, _BUCKETS), "+Inf"), tally.buckets, strict=True):
+                total += count
+                buckets.append((bound, float(total)))
+            duration.add_metric([model], buckets, tally.seconds)
+        yield requests
+        yield duration
 
     def scrape(self) -> Respond:
         """The answer to GET /metrics."""
-        return Respond(200, [("Content-Type", CONTENT_TYPE_LATEST)], generate_latest(self.registry))
+        return Respond(200, [("Content-Type", CONTENT_TYPE_LATEST)], generate_latest(self._registry))

@@ -72,7 +72,7 @@ class GatewayRouter:
 
     def _by_body(self, request: RequestHead, body: bytes) -> Route:
         try:
-            name = model_of(request.get("content-type"), body)
+            name = model_of(request, body)
         except HttpError as error:
             return Respond.error(request, error.status, error.message, error.code)
         model = self._directory.find(name)
@@ -144,8 +144,7 @@ class GatewayRouter:
         return Forward(path, upstream=found[-1].address, tag=key)
 
     def _forward(self, model: Model, path: str) -> Forward:
-        key = (model.namespace, model.name)
-        return Forward(path, gate=self._holds.of(key), retry=True, tag=key)
+        return self._holds.of((model.namespace, model.name)).forward(path)
 
     def _unknown(self, request: RequestHead, name: str) -> Respond:
         near = self._directory.near(name)
