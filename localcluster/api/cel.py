@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from cel_expr_python import cel
@@ -14,21 +14,43 @@ from google.protobuf import duration_pb2, timestamp_pb2
 
 from .cel_functions import declarations
 from .errors import NO_VALUE, Cause, cause
-from .schema import Schema, correlate, same
+from .schema import Schema, map_key, unchanged
 
 _T = cel.Type
 
 # --- values ---------------------------------------------------------------------------------------------------------
 
 _RESERVED = frozenset(
-    "true false null in as break const continue else for function if import let loop package namespace return var void"
-    " while".split()
+    [
+        "true",
+        "false",
+        "null",
+        "in",
+        "as",
+        "break",
+        "const",
+        "continue",
+        "else",
+        "for",
+        "function",
+        "if",
+        "import",
+        "let",
+        "loop",
+        "package",
+        "namespace",
+        "return",
+        "var",
+        "void",
+        "while",
+    ]
 )
 _ESCAPES = (("__", "__underscores__"), (".", "__dot__"), ("-", "__dash__"), ("/", "__slash__"))
 _GO_DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 _UNIT_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
+@lru_cache(maxsize=4096)
 def escape(name: str) -> str:
     """A property name as rules write it: `namespace` is `__namespace__`."""
     if name in _RESERVED:
@@ -38,6 +60,7 @@ def escape(name: str) -> str:
     return name
 
 
+@lru_cache(maxsize=4096)
 def _timestamp(text: str) -> timestamp_pb2.Timestamp:
     """The library takes times and durations as protobuf messages only."""
     if len(text) == 10:
@@ -47,6 +70,7 @@ def _timestamp(text: str) -> timestamp_pb2.Timestamp:
     return message
 
 
+@lru_cache(maxsize=4096)
 def _duration(text: str) -> duration_pb2.Duration:
     sign = -1 if text.startswith("-") else 1
     message = duration_pb2.Duration()
@@ -56,7 +80,7 @@ def _duration(text: str) -> duration_pb2.Duration:
     return message
 
 
-def _converter(schema: Schema, seen: dict[int, Any] | None = None) -> Callable[[Any], Any] | None:
+def _converter(schema: Schema) -> Callable[[Any], Any] | None:
     """What turns a JSON value into the value rules see; None where they are the same."""
     if schema.type == "number":
         return lambda v: float(v) if isinstance(v, int) and not isinstance(v, bool) else v
@@ -126,15 +150,24 @@ class Rule:
     field_path: str
 
 
+_SETTLED = 1024
+_UNKNOWN: Any = object()
+
+
 class NodeRules:
     """The rules of one schema node, and what turns its value into CEL's."""
 
     def __init__(self, schema: Schema, rules: list[Rule], root: bool) -> None:
         self.rules = rules
+        self.wants_old = any(rule.transition and not rule.optional_old for rule in rules)
+        self.wants_optional = any(rule.optional_old for rule in rules)
+        self.settled: dict[str, None] = {}
+        """Values that broke no rule, here and below, when they did not change: most of a large object never does."""
         self._convert = _converter(schema)
         self._whole = root or schema.embedded
 
     def convert(self, value: Any) -> Any:
+        """A value as rules see it."""
         if value is None:
             return None
         converted = value if self._convert is None else self._convert(value)
@@ -143,6 +176,44 @@ class NodeRules:
         metadata = value.get("metadata") or {}
         seen = {key: metadata[key] for key in ("name", "generateName") if key in metadata}
         return {**converted, "apiVersion": value.get("apiVersion"), "kind": value.get("kind"), "metadata": seen}
+
+    def settle(self, mark: str) -> None:
+        if len(self.settled) >= _SETTLED:
+            del self.settled[next(iter(self.settled))]
+        self.settled[mark] = None
+
+
+class _Value:
+    """A value, and lazily what rules see of it."""
+
+    __slots__ = ("_converted", "raw")
+
+    def __init__(self, raw: Any, converted: Any = _UNKNOWN) -> None:
+        self.raw = raw
+        self._converted = converted
+
+    def converted(self, node: NodeRules) -> Any:
+        if self._converted is _UNKNOWN:
+            self._converted = node.convert(self.raw)
+        return self._converted
+
+    def property(self, key: str) -> "_Value":
+        raw = self.raw.get(key) if isinstance(self.raw, dict) else None
+        return _Value(raw, _UNKNOWN if self._converted is _UNKNOWN else (self._converted or {}).get(escape(key)))
+
+    def entry(self, key: str) -> "_Value":
+        raw = self.raw.get(key) if isinstance(self.raw, dict) else None
+        return _Value(raw, _UNKNOWN if self._converted is _UNKNOWN else (self._converted or {}).get(key))
+
+    def items(self) -> "list[_Value]":
+        if not isinstance(self.raw, list):
+            return []
+        if self._converted is _UNKNOWN:
+            return [_Value(item) for item in self.raw]
+        return [_Value(*pair) for pair in zip(self.raw, self._converted, strict=True)]
+
+
+_ABSENT = _Value(None, None)
 
 
 class _Unusable(Exception):
@@ -263,7 +334,7 @@ def _tidy(error: Exception) -> str:
 
 
 def compile_rules(schema: Schema, path: str, *, root: bool = True) -> list[Cause]:
-    """Compiles the rules of a whole schema into `Schema.rules`; returns what is wrong with them, by field of the CRD."""
+    """Compiles the rules of a whole schema into `Schema.rules`; returns what is wrong with them."""
     found: list[Cause] = []
     _compile_node(schema, path, root, True, found)
     return found
@@ -291,45 +362,56 @@ def _compile_node(schema: Schema, path: str, root: bool, correlatable: bool, fou
 def validate(schema: Schema, value: Any, old: Any = None, path: str = "") -> list[Cause]:
     """The rules that `value` breaks. `old` is the value before, None on create."""
     found: list[Cause] = []
-    _validate(schema, value, old, path, found)
+    _validate(schema, _Value(value), _ABSENT if old is None else _Value(old), path, found)
     return found
 
 
-def _validate(schema: Schema, value: Any, old: Any, path: str, found: list[Cause]) -> None:
+def _validate(schema: Schema, value: _Value, old: _Value, path: str, found: list[Cause]) -> None:
     node: NodeRules | None = schema.rules
-    if node is None or value is None:
+    raw = value.raw
+    if node is None or raw is None:
         return
-    unchanged = old is not None and value == old
+    same_as_before = old.raw is not None and unchanged(raw, old.raw)
+    mark = ""
+    if same_as_before:
+        mark = repr(raw)
+        if mark in node.settled:
+            return
+    before = len(found)
     if node.rules:
-        _evaluate(schema, node, value, old, unchanged, path, found)
-    if isinstance(value, dict):
-        before = old if isinstance(old, dict) else {}
-        for key, item in value.items():
+        _evaluate(node, value, old, same_as_before, path, found)
+    if isinstance(raw, dict):
+        for key in raw:
             child = schema.properties.get(key)
             if child is not None:
                 if child.rules is not None:
-                    _validate(child, item, before.get(key), f"{path}.{key}" if path else key, found)
-            elif schema.additional is not None:
-                _validate(schema.additional, item, before.get(key), f"{path}[{key}]", found)
-    elif isinstance(value, list) and schema.items is not None and schema.items.rules is not None:
-        match = correlate(schema, old)
-        for index, item in enumerate(value):
-            _validate(schema.items, item, match(item), f"{path}[{index}]", found)
+                    here = f"{path}.{key}" if path else key
+                    _validate(child, value.property(key), old.property(key), here, found)
+            elif schema.additional is not None and schema.additional.rules is not None:
+                _validate(schema.additional, value.entry(key), old.entry(key), f"{path}[{key}]", found)
+    elif isinstance(raw, list) and schema.items is not None and schema.items.rules is not None:
+        match = {map_key(schema, item.raw): item for item in old.items()} if schema.list_type == "map" else {}
+        for index, item in enumerate(value.items()):
+            partner = match.get(map_key(schema, item.raw), _ABSENT) if match else _ABSENT
+            _validate(schema.items, item, partner, f"{path}[{index}]", found)
+    if mark and len(found) == before:
+        node.settle(mark)
 
 
-def _evaluate(
-    schema: Schema, node: NodeRules, value: Any, old: Any, unchanged: bool, path: str, found: list[Cause]
-) -> None:
+def _evaluate(node: NodeRules, value: _Value, old: _Value, same_as_before: bool, path: str, found: list[Cause]) -> None:
     activation = None
     for rule in node.rules:
         if rule.transition:
-            if old is None and not rule.optional_old:
+            if old.raw is None and not rule.optional_old:
                 continue
-        elif unchanged:
+        elif same_as_before:
             continue
         if activation is None:
-            before = node.convert(old)
-            data = {"self": node.convert(value), "oldSelf": before, "oldSelf_": before, "hasOldSelf_": old is not None}
+            data = {"self": value.converted(node)}
+            if node.wants_old and old.raw is not None:
+                data["oldSelf"] = old.converted(node)
+            if node.wants_optional:
+                data |= {"oldSelf_": old.converted(node), "hasOldSelf_": old.raw is not None}
             activation = _environment().Activation(data)
         try:
             result = rule.program.eval(activation)
@@ -345,14 +427,14 @@ def _evaluate(
             detail = f"rule evaluation error: {result.value() or result}"
         else:
             detail = f"rule evaluation error: the rule gave {kind.name()} instead of a bool"
-        if unchanged and rule.optional_old and same(value, old):
+        if same_as_before and rule.optional_old:
             continue
         where = path + _relative(rule.field_path) if rule.field_path else path
         where = where.removeprefix(".") or "<nil>"
         if rule.kind == "FieldValueRequired" or rule.kind == "FieldValueForbidden":
             found.append(cause(rule.kind, where, detail))
         else:
-            found.append(cause(rule.kind, where, detail, NO_VALUE if isinstance(value, dict | list) else value))
+            found.append(cause(rule.kind, where, detail, NO_VALUE if isinstance(value.raw, dict | list) else value.raw))
 
 
 def _relative(field_path: str) -> str:

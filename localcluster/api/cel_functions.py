@@ -1,7 +1,7 @@
-"""The functions that rules of CRDs may call beyond CEL's own: strings, lists, regular expressions, quantities, URLs, IPs.
+"""The functions that rules of CRDs may call beyond CEL's own: strings, lists, regular expressions, quantities, URLs.
 
-Kubernetes' own types (quantity, URL, IP) are maps here, with one key that names the type. What is missing of Kubernetes'
-libraries (semver, sets, cidr, named formats, sort) is refused when the CRD is created.
+Kubernetes' own types (quantity, URL, IP) are maps here, with one key that names the type. What is missing of
+Kubernetes' libraries (semver, sets, cidr, named formats, sort) is refused when the CRD is created.
 """
 
 import ipaddress
@@ -10,6 +10,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation, localcontext
+from itertools import pairwise
 from typing import Any
 
 from cel_expr_python import cel
@@ -132,7 +133,8 @@ def _last_index(where: Any, wanted: Any) -> int:
 
 # --- strings --------------------------------------------------------------------------------------------------------
 
-_WHITE = " \t\n\v\f\r\u0085\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"  # fmt: skip
+_SPACES = (*range(9, 14), 32, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000)
+_WHITE = "".join(map(chr, _SPACES))
 _ASCII_UP = {ord(c): c.upper() for c in "abcdefghijklmnopqrstuvwxyz"}
 _ASCII_DOWN = {ord(c): c.lower() for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 _VERB = re.compile(r"%(%|(?:\.(\d+))?([sdfebxXo])|)")
@@ -297,7 +299,7 @@ def declarations() -> Iterator[cel.FunctionDecl]:
     method("sum", [_LIST], dyn, _sum)
     method("min", [_LIST], dyn, _of_some("min", min))
     method("max", [_LIST], dyn, _of_some("max", max))
-    method("isSorted", [_LIST], yes, lambda items: all(a <= b for a, b in zip(items, items[1:], strict=False)))
+    method("isSorted", [_LIST], yes, lambda items: all(a <= b for a, b in pairwise(items)))
     for kind in (text, whole, _T.UINT, _T.DOUBLE, yes, _LIST, _RECORD):  # beside other overloads DYN takes nothing
         method("indexOf", [_LIST, kind], whole, _index)
         method("lastIndexOf", [_LIST, kind], whole, _last_index)

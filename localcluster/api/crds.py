@@ -118,7 +118,7 @@ def default_names(crd: Object, old: Object | None, now: str) -> None:
     """Fills in the names that a CRD may leave out."""
     spec = crd.get("spec")
     names = spec.get("names") if isinstance(spec, dict) else None
-    if isinstance(names, dict) and isinstance(names.get("kind"), str):
+    if spec and isinstance(names, dict) and isinstance(names.get("kind"), str):
         names.setdefault("singular", names["kind"].lower())
         names.setdefault("listKind", names["kind"] + "List")
         spec.setdefault("conversion", {"strategy": "None"})
@@ -333,9 +333,11 @@ def _structural(raw: Any, path: str, *, whole: bool = False) -> list[Cause]:
     if raw.get("uniqueItems"):
         detail = "uniqueItems cannot be set to true since the runtime complexity becomes quadratic"
         found.append(cause("FieldValueForbidden", f"{path}.uniqueItems", detail))
-    for word in ("definitions", "patternProperties", "dependencies"):
-        if raw.get(word):
-            found.append(cause("FieldValueForbidden", f"{path}.{word}", f"{word} is not supported"))
+    found += [
+        cause("FieldValueForbidden", f"{path}.{word}", f"{word} is not supported")
+        for word in ("definitions", "patternProperties", "dependencies")
+        if raw.get(word)
+    ]
     if (pattern := raw.get("pattern")) is not None:
         try:
             regex(pattern)

@@ -31,7 +31,7 @@ _TEXTS = {
     "metadata": "Standard object's metadata.",
 }
 _EMPTY_V2 = b"\x0a\x032.0"
-"""A document of OpenAPI 2.0 without definitions, as protobuf: kubectl reads it before it says that there is no such kind."""
+"""An OpenAPI 2.0 document without definitions, in protobuf: kubectl reads it before it says that a kind is unknown."""
 _PARAMETERS = ("dryRun", "fieldManager", "fieldValidation")
 
 
@@ -111,7 +111,7 @@ def _close(schemas: dict[str, Any], names: list[str]) -> None:
         name = names.pop()
         if name not in schemas and name in _schemas():
             schemas[name] = _schemas()[name]
-            names += [ref for ref in _all_refs(schemas[name])]
+            names += _all_refs(schemas[name])
 
 
 def _all_refs(node: Any) -> list[str]:

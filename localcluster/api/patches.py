@@ -159,7 +159,7 @@ def _remove(target: Any, tokens: list[str], path: str) -> Any:
 
 
 def strategic_merge(target: Any, patch: Any, schema: Schema | None) -> Any:
-    """Kubernetes' strategic merge: lists whose schema names a merge key merge by it; `$patch` and friends are obeyed."""
+    """Kubernetes' strategic merge: lists merge by the key that their schema names; `$patch` and its like are obeyed."""
     if not isinstance(patch, dict):
         raise PatchError("a strategic merge patch is an object")
     return _merge_object(target if isinstance(target, dict) else {}, patch, schema)

@@ -208,17 +208,22 @@ def _event_object(obj: Object) -> str:
     return f"{str(about.get('kind', '')).lower()}/{about.get('name', '')}"
 
 
+def _event_source(obj: Object) -> str:
+    old = obj.get("source") or obj.get("deprecatedSource") or {}
+    return str(obj.get("reportingComponent") or obj.get("reportingController") or old.get("component", ""))
+
+
+def _event_count(obj: Object) -> int:
+    return int(obj.get("count") or obj.get("deprecatedCount") or (obj.get("series") or {}).get("count") or 1)
+
+
 EVENTS = (
     Column("Last Seen", _last_seen, "date"),
     _at(".type", "Type"),
     _at(".reason", "Reason"),
     Column("Object", _event_object),
     Column("Subobject", lambda obj: _regarding(obj).get("fieldPath", ""), priority=1),
-    Column(
-        "Source",
-        lambda obj: obj.get("reportingComponent") or obj.get("reportingController") or (obj.get("source") or {}).get("component", ""),
-        priority=1,
-    ),
+    Column("Source", _event_source, priority=1),
     Column("Message", lambda obj: (obj.get("message") or obj.get("note") or "").strip()),
     Column(
         "First Seen",
@@ -226,10 +231,7 @@ EVENTS = (
         "date",
         1,
     ),
-    Column(
-        "Count", lambda obj: obj.get("count") or obj.get("deprecatedCount") or (obj.get("series") or {}).get("count") or 1,
-        "integer", 1,
-    ),
+    Column("Count", _event_count, "integer", 1),
     Column("Name", lambda obj: obj["metadata"]["name"], priority=1, format="name"),
 )  # fmt: skip
 
@@ -256,7 +258,7 @@ def _endpoints(obj: Object) -> str:
         f"{address.get('ip')}:{port.get('port')}"
         for subset in obj.get("subsets") or ()
         for address in subset.get("addresses") or ()
-        for port in subset.get("ports") or ({},)
+        for port in subset.get("ports") or [dict[str, Any]()]
     ]
     return ",".join(pairs) or _NONE
 

@@ -39,12 +39,11 @@ _SERVICE = {
 }  # fmt: skip
 _RESOURCE = {1: ("namespace", "string"), 2: ("verb", "string"), 3: ("group", "string"), 4: ("version", "string"),
              5: ("resource", "string"), 6: ("subresource", "string"), 7: ("name", "string")}  # fmt: skip
-_ACCESS = {
-    1: ("resourceAttributes", _RESOURCE),
-    2: ("nonResourceAttributes", {1: ("path", "string"), 2: ("verb", "string")}),
-}
-_DELETE = {1: ("gracePeriodSeconds", "int"), 2: ("preconditions", {1: ("uid", "string"), 2: ("resourceVersion", "string")}),
-           3: ("orphanDependents", "bool"), 4: ("propagationPolicy", "string"), 5: ("dryRun", _TEXTS)}  # fmt: skip
+_PATH = {1: ("path", "string"), 2: ("verb", "string")}
+_ACCESS = {1: ("resourceAttributes", _RESOURCE), 2: ("nonResourceAttributes", _PATH)}
+_PRECONDITIONS = {1: ("uid", "string"), 2: ("resourceVersion", "string")}
+_DELETE = {1: ("gracePeriodSeconds", "int"), 2: ("preconditions", _PRECONDITIONS), 3: ("orphanDependents", "bool"),
+           4: ("propagationPolicy", "string"), 5: ("dryRun", _TEXTS)}  # fmt: skip
 _KINDS: dict[str, dict[int, tuple[str, Kind]]] = {
     "v1/Namespace": {1: ("metadata", _META), 2: ("spec", {1: ("finalizers", _TEXTS)}), 3: ("status", "skip")},
     "v1/Secret": {
@@ -70,6 +69,10 @@ _KINDS: dict[str, dict[int, tuple[str, Kind]]] = {
 }  # fmt: skip
 
 
+_ENVELOPE = {1: ("type", {1: ("apiVersion", "string"), 2: ("kind", "string")}), 2: ("raw", "raw"),
+             3: ("contentEncoding", "string"), 4: ("contentType", "string")}  # fmt: skip
+
+
 class _Malformed(ValueError):
     pass
 
@@ -79,8 +82,7 @@ def decode(body: bytes) -> dict[str, Any]:
     try:
         if not body.startswith(MAGIC):
             raise _Malformed("it does not begin as Kubernetes' protobuf does")
-        envelope = _message(body[len(MAGIC) :], {1: ("type", {1: ("apiVersion", "string"), 2: ("kind", "string")}),
-                                                 2: ("raw", "raw"), 3: ("e", "string"), 4: ("c", "string")})  # fmt: skip
+        envelope = _message(body[len(MAGIC) :], _ENVELOPE)
         kind = envelope.get("type", {})
         name = f"{kind.get('apiVersion', '')}/{kind.get('kind', '')}"
         if name not in _KINDS:

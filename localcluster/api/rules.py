@@ -90,7 +90,11 @@ def _quality(spec: Object) -> str:
     return "Guaranteed"
 
 
-_POD_MUTABLE = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)"
+_POD_MUTABLE = (
+    "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only "
+    "additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was "
+    "previously negative)"
+)
 
 
 def check_pod(obj: Object, old: Object | None) -> list[Cause]:
@@ -240,10 +244,10 @@ def check_service(obj: Object, old: Object | None) -> list[Cause]:
         elif name in names:
             found.append(cause("FieldValueDuplicate", f"{here}.name", value=name))
         names.add(name)
-    if old is not None and old["spec"].get("clusterIP") and old["spec"]["type"] == spec.get("type"):
-        if spec.get("clusterIP") != old["spec"]["clusterIP"]:
-            value = [spec.get("clusterIP")]
-            found.append(cause("FieldValueInvalid", "spec.clusterIPs[0]", "may not change once set", value))
+    was = (old or {}).get("spec", {})
+    if was.get("clusterIP") not in (None, spec.get("clusterIP")) and was.get("type") == spec.get("type"):
+        value = [spec.get("clusterIP")]
+        found.append(cause("FieldValueInvalid", "spec.clusterIPs[0]", "may not change once set", value))
     return found
 
 
@@ -268,8 +272,8 @@ def _check_keys(data: Any, path: str, found: list[Cause]) -> int:
         ):
             found.append(
                 cause("FieldValueInvalid", f"{path}[{key}]",
-                      "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or "
-                      "'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')", key)
+                      "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  "
+                      "or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')", key)
             )  # fmt: skip
         size += len(str(value).encode())
     return size
@@ -297,9 +301,11 @@ def _immutable(obj: Object, old: Object) -> list[Cause]:
     if old.get("immutable"):
         if not obj.get("immutable"):
             found.append(cause("FieldValueForbidden", "immutable", "field is immutable when `immutable` is set"))
-        for key in ("data", "binaryData"):
-            if obj.get(key) != old.get(key):
-                found.append(cause("FieldValueForbidden", key, "field is immutable when `immutable` is set"))
+        found += [
+            cause("FieldValueForbidden", key, "field is immutable when `immutable` is set")
+            for key in ("data", "binaryData")
+            if obj.get(key) != old.get(key)
+        ]
     return found
 
 
@@ -331,13 +337,10 @@ def check_event(obj: Object, old: Object | None) -> list[Cause]:
 
 
 def check_new_event(obj: Object, old: Object | None) -> list[Cause]:
-    found = []
-    if old is None:
-        for key, path in (("eventTime", "eventTime"), ("reportingController", "reportingController"),
-                          ("reportingInstance", "reportingInstance"), ("action", "action"), ("reason", "reason")):  # fmt: skip
-            if not obj.get(key):
-                found.append(cause("FieldValueRequired", path))
-    return found
+    if old is not None:
+        return []
+    wanted = ("eventTime", "reportingController", "reportingInstance", "action", "reason")
+    return [cause("FieldValueRequired", key) for key in wanted if not obj.get(key)]
 
 
 _EVENT_NAMES = {

@@ -79,6 +79,11 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b) and json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
 
 
+def unchanged(value: Any, old: Any) -> bool:
+    """`same` for large values: quick, but false where only the order of keys differs."""
+    return bool(value == old) and repr(value) == repr(old)
+
+
 def regex(pattern: str) -> Any:
     """A compiled RE2 pattern, as Go would read it; SchemaError if it is none."""
     try:
@@ -428,7 +433,12 @@ def map_key(schema: Schema, item: Any) -> tuple[Any, ...]:
     """The key of an item of a list of type map."""
     if not isinstance(item, dict):
         return (json.dumps(item),)
-    return tuple(item.get(key) for key in schema.list_keys)
+    key = tuple([item.get(key) for key in schema.list_keys])
+    try:
+        hash(key)
+    except TypeError:  # a part of the wrong type, which is refused elsewhere
+        return (json.dumps(key),)
+    return key
 
 
 def correlate(schema: Schema, old: Any) -> Callable[[Any], Any]:
@@ -459,13 +469,15 @@ def _type_fits(schema: Schema, value: Any) -> bool:
     if wanted == "boolean":
         return isinstance(value, bool)
     if wanted == "integer":
-        return isinstance(value, int) and not isinstance(value, bool) or isinstance(value, float) and _whole(value)
+        return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and _whole(value))
     if wanted == "number":
         return _number(value)
     return True
 
 
 def _validate(schema: Schema, value: Any, path: str, old: Any, root: bool, found: list[Cause]) -> None:
+    if old is not None and isinstance(value, dict | list) and unchanged(value, old):
+        return
     start = len(found)
     if value is None:
         if schema.nullable or (not schema.type and not schema.int_or_string):
@@ -502,13 +514,11 @@ def _validate_object(
     schema: Schema, value: dict[str, Any], path: str, old: Any, root: bool, found: list[Cause]
 ) -> None:
     prefix = f"{path}." if path else ""
-    for key in schema.required:
-        if key not in value:
-            found.append(cause("FieldValueRequired", prefix + key))
+    found += [cause("FieldValueRequired", prefix + key) for key in schema.required if key not in value]
     before = old if isinstance(old, dict) else {}
     whole = root or schema.embedded
     for key, item in value.items():
-        if whole and key in ("apiVersion", "kind", "metadata"):
+        if whole and key in ("apiVersion", "kind"):
             continue
         child = schema.properties.get(key) or schema.additional
         if child is not None:
@@ -527,13 +537,11 @@ def _validate_list(schema: Schema, value: list[Any], path: str, old: Any, found:
                 text = "must be an object for an array of list-type map"
                 found.append(cause("FieldValueInvalid", f"{path}[{index}]", text, item))
                 continue
-            if schema.list_type == "map":
-                key: Any = map_key(schema, item)
-                shown: Any = {k: item.get(k) for k in schema.list_keys if k in item}
-            else:
-                key, shown = json.dumps(item, sort_keys=True), item
-            key = json.dumps(key)
+            key: Any = map_key(schema, item) if schema.list_type == "map" else json.dumps(item, sort_keys=True)
             if key in seen:
+                shown = item
+                if schema.list_type == "map":
+                    shown = {name: item[name] for name in schema.list_keys if name in item}
                 found.append(cause("FieldValueDuplicate", f"{path}[{index}]", value=shown))
             seen.add(key)
     if schema.items is None:

@@ -23,9 +23,7 @@ def label_selector(text: str) -> Test | None:
     """The test that a label selector stands for; None for the empty one. StatusError 400 if it is malformed."""
     if not text.strip():
         return None
-    tests: list[Test] = []
-    for part in _requirements(text):
-        tests.append(_requirement(part, text))
+    tests = [_requirement(part, text) for part in _requirements(text)]
     return lambda labels: all(test(labels) for test in tests)
 
 
@@ -38,13 +36,13 @@ def _requirements(text: str) -> list[list[str]]:
             if not text[position:].strip():
                 break
             raise _unable(text, f"found {text[position:]!r}")
-        token = match.group(1)
+        word = match.group(1)
         position = match.end()
-        depth += (token == "(") - (token == ")")
-        if token == "," and depth == 0:
+        depth += (word == "(") - (word == ")")
+        if word == "," and depth == 0:
             parts.append([])
         else:
-            parts[-1].append(token)
+            parts[-1].append(word)
     return parts
 
 

@@ -26,8 +26,19 @@ PENDING_LIMIT = 8 * 1024 * 1024
 """Bytes that may wait for a slow watcher before its watch is ended (it then lists again)."""
 CONTEXT = "greenthread-local"
 _HOP = frozenset(
-    "connection keep-alive proxy-authenticate proxy-authorization te trailers transfer-encoding upgrade host "
-    "content-length authorization".split()
+    [
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailers",
+        "transfer-encoding",
+        "upgrade",
+        "host",
+        "content-length",
+        "authorization",
+    ]
 )
 
 
@@ -67,7 +78,7 @@ class Server:
         request = Request(
             http.method,
             http.rel_url.path,
-            {key: value for key, value in http.rel_url.query.items()},
+            dict(http.rel_url.query),
             {key.lower(): value for key, value in http.headers.items()},
             body,
         )

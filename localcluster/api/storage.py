@@ -16,6 +16,8 @@ Key = tuple[str, str]
 """(namespace, name); the namespace of a cluster-scoped object is ""."""
 
 FORMAT = 1
+RESERVE = 1000
+"""The file holds a resourceVersion that is not reached yet, raised by this much at a time; a start goes on from it."""
 HISTORY = 5000
 """Changes kept for each resource; a watch that starts before them is told 410."""
 
@@ -24,9 +26,12 @@ class StorageError(Exception):
     """The state file cannot be used; the message says what to do."""
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 def dumps(value: Any) -> bytes:
     """Compact JSON."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return _encode(value).encode()
 
 
 @dataclass(slots=True, frozen=True)
@@ -98,6 +103,7 @@ class Store:
             if path != ":memory:" and self._db.execute("PRAGMA quick_check").fetchone() != ("ok",):
                 raise StorageError(f"{path} is damaged: move the state folder away to start empty")
             (self.version,) = self._db.execute("SELECT value FROM meta WHERE key='version'").fetchone()
+            self._reserved = self.version
             for resource, namespace, name, version, body in self._db.execute("SELECT * FROM objects"):
                 stored = Stored(json.loads(body), bytes(body), version)
                 self._resource(resource).objects[(namespace, name)] = stored
@@ -156,15 +162,10 @@ class Store:
         return after
 
     def _write(self, version: int, statement: str, values: tuple[Any, ...]) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            self._db.execute(statement, values)
-            self._db.execute("UPDATE meta SET value=? WHERE key='version'", (version,))
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
+        if version > self._reserved:
+            self._reserved = version + RESERVE
+            self._db.execute("UPDATE meta SET value=? WHERE key='version'", (self._reserved,))
+        self._db.execute(statement, values)  # a transaction of its own
         self.version = version
 
     def _publish(self, place: _Resource, change: Change) -> None:
