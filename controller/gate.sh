@@ -18,7 +18,7 @@ until [ -p "$RUN_DIR/gate-in" ] && [ -p "$RUN_DIR/gate-out" ]; do
 done
 exec 4<"$RUN_DIR/gate-out"
 
-engine='' watcher='' ended=''
+engine='' watcher='' ended='' status=0
 
 terminate() {
   [ -z "$watcher" ] || return 0
@@ -27,11 +27,12 @@ terminate() {
 }
 trap terminate TERM
 
-while [ -z "$watcher" ]; do
+while [ -z "$watcher" ] && [ -p "$RUN_DIR/gate-in" ]; do
   {
     trap '' PIPE # a sidecar may go away while it is spoken to
     read -r pid word </proc/self/stat
     until [ "$word" = "start $pid" ]; do
+      [ -p "$RUN_DIR/gate-in" ] || exit 1 # its volume is gone, and so is its pod
       [ -z "$ended" ] || { echo "$ended" >"$RUN_DIR/gate-in" && ended=''; } 2>/dev/null
       echo "waiting $pid" 2>/dev/null >"$RUN_DIR/gate-in"
       read -r word <&4

@@ -277,3 +277,14 @@ def test_the_engine_inherits_neither_the_fifo_nor_an_ignored_signal(gates: GateM
 def test_kubernetes_leaves_the_script_as_it_is() -> None:  # it expands both
     assert "$$" not in GATE
     assert "$(" not in GATE
+
+
+def test_a_gate_whose_volume_is_gone_ends_instead_of_spinning(gates: GateMaker, tmp_path: Path) -> None:
+    sidecar = Sidecar(tmp_path)
+    gate = gates.run("exec sleep 600")
+    waiting = sidecar.waiting()
+    (tmp_path / "gate-in").unlink()
+    (tmp_path / "gate-out").unlink()
+    sidecar.close()
+    assert gate.wait(PATIENCE) == 1
+    assert not Path(f"/proc/{waiting}").exists()
