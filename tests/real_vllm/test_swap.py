@@ -119,7 +119,7 @@ def test_streams_come_token_by_token(cluster: Cluster) -> None:
 def test_the_other_apis_give_what_vllm_gives(cluster: Cluster) -> None:
     def answers(base: str) -> list[object]:
         client, claude = sdk(base), anthropic.Anthropic(base_url=base, api_key="x", max_retries=0, timeout=120)
-        message = claude.messages.create(model="first", messages=ASK, max_tokens=24, temperature=0.0)
+        message = claude.messages.create(model="first", messages=ASK, max_tokens=24, extra_body={"temperature": 0.0})
         return [
             client.completions.create(model="first", prompt="import os", **GREEDY).choices[0].text,
             client.responses.create(
