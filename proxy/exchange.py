@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 # What becomes of the request's body as it arrives.
 _HOLD, _COLLECT, _STREAM, _DISCARD = range(4)
 
+_PIECE_COST = 64  # bytes of memory that a piece of a body takes beside its own
+
 CLIENT_GONE_STATUS = 499  # in metrics only: nobody reads it
 
 
@@ -40,6 +42,7 @@ class Exchange:
         "_collected",
         "_connection",
         "_entered",
+        "_gathered",
         "_mode",
         "_out",
         "_pending",
@@ -85,6 +88,7 @@ class Exchange:
         self._replay: list[bytes] | None = None
         self._replay_bytes = 0
         self._collected = 0
+        self._gathered = bytearray()  # one buffer: a body that comes in tiny pieces must not cost more than its size
         self._collect_limit = 0
         self._collect_then: ReadBody | None = None
         self._connection: UpstreamConnection | None = None
@@ -167,6 +171,8 @@ class Exchange:
         if self.body_complete:
             self._collect_done(route)
         else:
+            self._gathered += b"".join(self._pending)
+            self._pending = []
             self._client.send_continue()
 
     def _count_collected(self, size: int) -> bool:
@@ -184,7 +190,8 @@ class Exchange:
         self.fail(413, f"The request body is larger than {self._collect_limit} bytes.", "request_too_large")
 
     def _collect_done(self, route: ReadBody) -> None:
-        body = b"".join(self._pending)
+        body = bytes(self._gathered) if self._gathered else b"".join(self._pending)
+        self._gathered = bytearray()
         self._pending = [body] if body else []
         self._pending_bytes = len(body)
         self.request.content_length = len(body)
@@ -316,7 +323,7 @@ class Exchange:
         if self._collected:  # it is held anyway
             self._replay = [body]
             return
-        self._replay_bytes += len(body)
+        self._replay_bytes += len(body) + _PIECE_COST
         if self._replay_bytes > self._server.settings.replay_bytes:
             self._replay = None
         else:
@@ -333,11 +340,10 @@ class Exchange:
                 self._connection.write(self._frame(data))
         elif mode == _HOLD:
             self._pending.append(data)
-            self._pending_bytes += len(data)
+            self._pending_bytes += len(data) + _PIECE_COST
             self._hold_back()
-        elif mode == _COLLECT:
-            self._pending.append(data)
-            self._count_collected(len(data))
+        elif mode == _COLLECT and self._count_collected(len(data)):
+            self._gathered += data
 
     def _hold_back(self) -> None:
         if not self.body_complete and self._pending_bytes >= self._server.settings.waiting_body_bytes:
@@ -544,6 +550,7 @@ class Exchange:
         if connection is not None:
             connection.abort()
         self._pending = []
+        self._gathered = bytearray()
         self._replay = None
         self._server.collected_bytes -= self._collected
         self._leave(outcome)

@@ -178,7 +178,7 @@ async def test_a_request_in_the_middle_of_its_upload_is_sent_again() -> None:
     ids=["no retry wanted", "it does not say so", "another status", "the body was not kept"],
 )
 async def test_else_it_is_not_sent_again(answer: bytes, retry: bool, body: bytes) -> None:
-    async with rig(answers(answer), FakeGate(), Settings(replay_bytes=100), retry=retry) as r:
+    async with rig(answers(answer), FakeGate(), Settings(replay_bytes=164), retry=retry) as r:
         assert (await r.ask(post(body))).body == b"busy"
         assert len(r.upstream.requests) == 1
 
