@@ -1,0 +1,92 @@
+"""What a person may do to a model: a patch of the Model, the same as a command, and what it disturbs. Pure."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from greenthread.clock import format_time
+from greenthread.names import ANNOTATION_PREEMPT, ANNOTATION_SLEEP, ANNOTATION_WAKE
+from greenthread.snapshot import ModelRow, Shown
+from greenthread.units import short_bytes, short_duration
+from tui.facts import waiters_on, where
+from tui.view import View
+
+BUSY = (Shown.SERVING, Shown.WAKING, Shown.DEACTIVATING, Shown.CONVERTING)
+_WISHES = {"wake": ANNOTATION_WAKE, "sleep": ANNOTATION_SLEEP, "preempt": ANNOTATION_PREEMPT}
+_DONE = {
+    "wake": "asked {} to wake",
+    "sleep": "asked {} to sleep",
+    "preempt": "asked {} to make room",
+    "pin": "pinned {}: once awake it stays on its GPU",
+    "unpin": "unpinned {}: it gives way again",
+}
+
+
+@dataclass(frozen=True)
+class Action:
+    """`facts`: (title, text) of what it means, to be confirmed; empty when nothing that runs is disturbed."""
+
+    verb: str
+    row: ModelRow
+    body: dict[str, Any]
+    command: str
+    done: str
+    question: str = ""
+    facts: tuple[tuple[str, str], ...] = ()
+
+
+def why_not(verb: str, row: ModelRow) -> str:
+    """Why an action does not apply to a model; "" when it does."""
+    asleep = row.vram == 0 and row.state in (Shown.SLEEPING, Shown.STAGING, Shown.FAILED)
+    match verb:
+        case "wake" if row.model.spec.replicas == 0:
+            return f"{row.name} has replicas: 0, so nothing can wake: set spec.replicas to 1 or more"
+        case "wake" if row.state in (Shown.SERVING, Shown.WAKING):
+            return f"{row.name} is {row.state} already"
+        case "sleep" | "preempt" if asleep:
+            return f"{row.name} sleeps already: it holds no GPU memory"
+        case "preempt" if row.pinned:
+            return f"{row.name} is pinned and never preempted: unpin it first (p)"
+        case "preempt" if row.state is not Shown.SERVING:
+            return f"{row.name} is {row.state}: only a serving model can be preempted"
+    return ""
+
+
+def action(verb: str, row: ModelRow, view: View, kubectl_flags: Sequence[str] = ()) -> Action:
+    """What `verb` (wake, sleep, pin, unpin, preempt) does to a model."""
+    if verb in _WISHES:
+        body: dict[str, Any] = {"metadata": {"annotations": {_WISHES[verb]: format_time(view.now)}}}
+    else:
+        body = {"spec": {"fairness": {"popular": verb == "pin"}}}
+    command = shlex.join(["kubectl", "greenthread", verb, row.name, "-n", row.namespace, *kubectl_flags])
+    done = _DONE[verb].format(row.name)
+    if verb not in ("sleep", "preempt") or row.state not in BUSY:
+        return Action(verb, row, body, command, done)
+    question = f"Put {row.name} to sleep?" if verb == "sleep" else f"Preempt {row.name}?"
+    return Action(verb, row, body, command, done, question, _disturbed(verb, row, view))
+
+
+def _disturbed(verb: str, row: ModelRow, view: View) -> tuple[tuple[str, str], ...]:
+    drain = short_duration(row.model.spec.sleep.drain_timeout)
+    if row.in_flight is None:
+        flying = f"not reported; requests get {drain} (drainTimeout) to finish"
+    elif row.in_flight:
+        several = "requests get" if row.in_flight > 1 else "request gets"
+        flying = f"{row.in_flight} {several} {drain} (drainTimeout) to finish, then they are cut off"
+    else:
+        flying = "nothing just now"
+    took = f": a wake took {short_duration(row.last_wake)}" if row.last_wake is not None else ""
+    facts = [("In flight", flying), ("Comes back", f"with the next request{took}")]
+    waiting = waiters_on(row, view)
+    who = f"{', '.join(waiting)} waits" if len(waiting) == 1 else f"{', '.join(waiting)} wait" if waiting else ""
+    facts.append(("Frees", f"{short_bytes(row.vram)} on {where(row)}, where {who or 'nobody waits'}"))
+    if row.pinned:
+        facts.append(("Pinned", "protects it from other models, not from you; it stays pinned"))
+    if verb == "preempt" and row.since is not None:
+        left = row.model.spec.fairness.min_runtime - (view.now - row.since).total_seconds()
+        if left > 0:
+            facts.append(("Protected", f"{short_duration(left)} more (minRuntime); this does not count here"))
+    return tuple(facts)

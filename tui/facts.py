@@ -1,0 +1,290 @@
+"""Header, footer, and what is told in words: why and next, the wake that goes on, events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from greenthread.snapshot import GpuRow, ModelRow, Shown, next_step, place, why
+from greenthread.units import short_bytes, short_duration
+from tui.cells import Line, cut, wrap
+from tui.data import Told
+from tui.theme import GLYPHS
+from tui.view import View, key_of_row, put_state, put_with_names
+from tui.wakes import Wake
+
+_STATE_OF = {
+    "Woke": Shown.SERVING,
+    "Waiting": Shown.PENDING,
+    "Preempting": Shown.PENDING,
+    "Slept": Shown.SLEEPING,
+    "GaveWay": Shown.SLEEPING,
+    "Preempted": Shown.SLEEPING,
+    "Booted": Shown.CONVERTING,
+    "EngineDied": Shown.FAILED,
+}
+"""The state that an Event tells of, by its reason."""
+
+
+class KeyHint(NamedTuple):
+    """A key of the footer. Not `on`: it does not apply to the selected row and is faint, not gone."""
+
+    key: str
+    word: str
+    on: bool = True
+    action: str = ""
+
+
+def header(width: int, view: View, readonly: bool) -> Line:
+    """Where we are, how much there is, who waits, and whether this is true now."""
+    palette, snapshot, link = view.palette, view.snapshot, view.link
+    line = Line(width, palette.panel)
+    x = line.put(1, "Green", palette.serving, bold=True)
+    x = line.put(x, "Thread", palette.strong, bold=True)
+    where = view.data.namespace or "all namespaces"
+    right = line.end(width - 1, view.time(view.now), palette.strong)
+    match link.state:
+        case "live":
+            age = "" if link.age is None else f" {link.age:.1f}s" if link.age < 9.95 else f" {short_duration(link.age)}"
+            text, colour, glyph = f"live{age}", palette.dim, palette.serving
+        case "lost":
+            age = f" {short_duration(link.age)}" if link.age is not None else ""
+            text, colour, glyph = f"lost{age}", palette.failed, palette.failed
+        case _:
+            text, colour, glyph = "connecting", palette.dim, palette.dim
+    # the age changes its width: the glyph stands still
+    at = right - 4 - max(len(text), 10)
+    line.put(at, "✕" if link.state == "lost" else "●" if link.state == "live" else "◌", glyph)
+    line.put(at + 2, text, colour)
+    x = line.put(x + 2, cut(view.context, max(width // 4, 12)), palette.text)
+    at -= 2
+    if snapshot.waiting:
+        text = f"{GLYPHS[Shown.PENDING]} {snapshot.waiting} waiting"
+        at = line.end(at - 2, text, palette.pending, bold=True)
+    counts = f"{_several(len(snapshot.models), 'model')}  {_several(len(snapshot.gpus), 'GPU')}"
+    if at - x > len(counts) + len(where) + 6:
+        at = line.end(at - 2, counts, palette.dim)
+    if at - x > 6:
+        x = line.put(x + 2, cut(where, at - x - 4), palette.dim)
+    if readonly and at - x > 14:
+        line.put(x + 2, "read-only", palette.dim)
+    return line
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def footer(width: int, hints: Sequence[KeyHint], view: View) -> tuple[Line, list[tuple[int, int, str]]]:
+    """The keys, and where each stands with its action. What does not fit is left out, faint ones first."""
+    palette = view.palette
+    shown = list(hints)
+
+    def needed() -> int:
+        return sum(len(hint.key) + 1 + len(hint.word) + 2 for hint in shown)
+
+    while needed() > width and any(not hint.on for hint in shown):
+        shown.remove(next(hint for hint in reversed(shown) if not hint.on))
+    while needed() > width and len(shown) > 2:
+        shown.pop(-3)  # help and quit stay
+    line, x, spots = Line(width, palette.panel), 1, []
+    for hint in shown:
+        start = x
+        x = line.put(x, hint.key, palette.strong if hint.on else palette.faint, bold=hint.on)
+        x = line.put(x + 1, hint.word, palette.dim if hint.on else palette.faint)
+        spots.append((start, x, hint.action))
+        x += 2
+    return line, spots
+
+
+def reasons(width: int, height: int, row: ModelRow | None, view: View) -> list[Line]:
+    """WHY and NEXT of the selected model in `height` rows; NEXT is always the last."""
+    palette = view.palette
+    lines = [Line(width) for _ in range(height)]
+    if row is None:
+        lines[0].put(3, "no model is selected", palette.dim)
+        return lines
+    colour = palette.state(row.state)
+    left = 10 if width >= 100 else 9
+    room = width - left - 1
+    names = {other.name for other in view.snapshot.models}
+    for line in lines:
+        line.put(1, "▎", colour)
+    lines[0].put(3, "WHY", colour, bold=True)
+    for line, text in zip(lines, wrap(_sentence(why(row, view.snapshot)), room, max(height - 1, 1)), strict=False):
+        put_with_names(line, left, text, names, view)
+    moment, text = next_step(row, view.snapshot)
+    if text and height > 1:
+        x = left
+        lines[-1].put(3, "NEXT", colour, bold=True)
+        if moment is not None:
+            seconds = (moment - view.now).total_seconds()
+            x = lines[-1].put(x, view.time(moment), palette.strong, bold=True) + 2
+            text = f"in {short_duration(seconds)}: {text}" if seconds > 0 else f"now: {text}"
+        put_with_names(lines[-1], x, cut(_sentence(text), room - (x - left)), names, view)
+    return lines
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "…")) or not text else f"{text}."
+
+
+def wake_line(width: int, view: View) -> list[Line]:
+    """The wake that goes on, with its steps and their times; else the last one that was told."""
+    palette, snapshot = view.palette, view.snapshot
+    line = Line(width)
+    left = 10 if width >= 100 else 9
+    going = [wake for wake in view.data.wakes.current(snapshot) if snapshot.model(*wake.key) is not None]
+    if not going:
+        line.put(3, "WAKE", palette.dim)
+        last = next((t for t in reversed(view.data.events) if t.record and t.record.get("kind") == "wake"), None)
+        if last is None:
+            line.put(left, "nothing wakes", palette.dim)
+        else:
+            x = line.put(left, view.name(last.key), palette.dim, bold=True)
+            told = f"{view.time(last.at)}  "
+            line.put(x + 2, cut(told + last.message, width - x - 3), palette.dim)
+        return [line]
+    wake = going[0]
+    row = snapshot.model(*wake.key)
+    assert row is not None
+    colour = palette.state(row.state)
+    line.put(1, "▎", colour)
+    line.put(3, "WAKE", colour, bold=True)
+    x = line.put(left, cut(view.name(wake.key), 30), palette.strong, bold=True) + 2
+    right = width - 1
+    if len(going) > 1:
+        right = line.end(right, f"+{len(going) - 1}", palette.dim) - 2
+    if wake.done is not None:
+        total = sum(step.seconds(view.now) for step in wake.steps[:1]) if not wake.steps else 0.0
+        total = (wake.done - wake.steps[0].began).total_seconds() if wake.steps else total
+        right = line.end(right, f"serves after {short_duration(total)}", palette.serving, bold=True) - 2
+    x = _steps(line, x, right, wake, view)
+    if row.state in (Shown.WAKING, Shown.CONVERTING):
+        _progress(line, x, right, row, view)
+    return [line]
+
+
+def _steps(line: Line, x: int, right: int, wake: Wake, view: View) -> int:
+    """✓ queue 2ms  ✓ llama makes room 612ms  ◐ copy 0.4s: as many of the last steps as fit."""
+    palette = view.palette
+    row = view.snapshot.model(*wake.key)
+    assert row is not None
+    texts = [
+        f"{'✓' if step.ended else GLYPHS[row.state]} {step.name} {short_duration(step.seconds(view.now))}"
+        for step in wake.steps
+    ]
+    going = any(step.ended is None for step in wake.steps)
+    reserve = 34 if row.state in (Shown.WAKING, Shown.CONVERTING) and view.fill(row) is not None and going else 0
+    while len(texts) > 1 and x + sum(len(text) + 2 for text in texts) + reserve > right:
+        texts.pop(0)
+    for step, text in zip(wake.steps[-len(texts) :] if texts else [], texts, strict=True):
+        if x + len(text) > right:
+            break
+        glyph, words = text[0], text[1:]
+        line.put(x, glyph, palette.state(row.state) if step.ended is None else palette.dim)
+        name = len(words.rsplit(" ", 1)[0])
+        ink = palette.state(row.state) if step.ended is None else palette.dim
+        line.put(x + 1, words[:name], ink, bold=step.ended is None)
+        line.put(x + 1 + name, words[name:], palette.text if step.ended is None else palette.dim)
+        x += len(text) + 2
+    return x
+
+
+def _progress(line: Line, x: int, right: int, row: ModelRow, view: View) -> None:
+    """━━━━━━──── 63%   ~1.1s to go"""
+    palette, filled = view.palette, view.fill(row)
+    if filled is None or row.since is None:
+        if x + 12 <= right:
+            line.end(right, "its first: no time known", palette.dim) if right - x > 26 else None
+        return
+    kind = view.data.expected(key_of_row(row), "wake" if row.state is Shown.WAKING else "boot") or 0.0
+    left = kind - (view.now - row.since).total_seconds()
+    to_go = f"~{short_duration(left)} to go" if left > 0 else "longer than last time"
+    end = right
+    if right - x > len(to_go) + 16:
+        end = line.end(right, to_go, palette.text) - 3
+    end = line.end(end, f"{filled * 100:3.0f}%", palette.text) - 1
+    cells = end - x
+    if cells < 4:
+        return
+    done = round(cells * filled)
+    line.put(x, "━" * done, palette.state(row.state))
+    line.put(x + done, "─" * (cells - done), palette.faint)
+
+
+def events(width: int, height: int, view: View, only: ModelRow | None = None, title: bool = True) -> list[Line]:
+    """The newest Events on Models, newest first."""
+    palette = view.palette
+    told = view.data.events
+    if only is not None:
+        told = [event for event in told if event.key == key_of_row(only)]
+    lines = [Line(width) for _ in range(height)]
+    left = (10 if width >= 100 else 9) if title else 1
+    if title and lines:
+        lines[0].put(3, "EVENTS" if height > 1 else "EVENT", palette.dim)
+        if not told:
+            lines[0].put(left, "none yet", palette.dim)
+    shown = list(reversed(told[-height:])) if height else []
+    names = max((len(view.name(event.key)) for event in shown), default=0)
+    gap = min(names, 30 if width >= 100 else 24) if height > 1 else 0
+    for line, event in zip(lines, shown, strict=False):
+        _event(line, left, event, view, gap, only is None)
+    return lines
+
+
+def _event(line: Line, x: int, event: Told, view: View, gap: int, named: bool) -> None:
+    palette = view.palette
+    state = Shown.FAILED if event.warning else _STATE_OF.get(event.reason)
+    x = line.put(x, view.time(event.at), palette.dim) + 2
+    line.put(x, GLYPHS[state] if state else "·", palette.state(state) if state else palette.dim)
+    x += 2
+    if named:
+        name = cut(view.name(event.key), gap or 30)
+        line.put(x, name, palette.text)
+        x += (gap or len(name)) + 2
+    line.put(x, cut(event.message, line.width - x - 1), palette.dim)
+
+
+def summary(row: ModelRow, view: View, width: int) -> Line:
+    """`models › llama-3-1-8b   ● serving for 2.0s   meta-llama/…`"""
+    palette = view.palette
+    line = Line(width)
+    x = line.put(1, "models › ", palette.dim)
+    x = line.put(x, view.name(key_of_row(row)), palette.strong, bold=True) + 3
+    x = put_state(line, x, row, view, bold=True)
+    if row.since is not None:
+        x = line.put(x, f" for {short_duration((view.now - row.since).total_seconds())}", palette.text)
+    line.put(x + 3, cut(row.model.spec.model_name, width - x - 4), palette.dim)
+    return line
+
+
+def waiters_on(row: ModelRow, view: View) -> list[str]:
+    """Who waits for memory on this model's GPUs."""
+    places = {(replica.node, index) for replica in row.replicas for index in replica.gpus}
+    mine: list[GpuRow] = [gpu for gpu in view.snapshot.gpus if (gpu.gpu.node, gpu.gpu.index) in places]
+    return list(dict.fromkeys(i.model for gpu in mine for i in gpu.waiting if i.model != row.name))
+
+
+def where(row: ModelRow) -> str:
+    return ", ".join(place(replica.node, replica.gpus) for replica in row.replicas if replica.gpus)
+
+
+def freed(row: ModelRow) -> str:
+    return short_bytes(row.vram)
+
+
+def action_hints(row: ModelRow | None) -> list[KeyHint]:
+    """The keys that act on a model; faint where they do not apply."""
+    from tui.actions import why_not
+
+    pin = "unpin" if row is not None and row.pinned else "pin"
+    return [
+        KeyHint(key, word, row is not None and not why_not(word, row), f"app.act('{verb}')")
+        for key, word, verb in (
+            ("w", "wake", "wake"),
+            ("s", "sleep", "sleep"),
+            ("p", pin, "pin"),
+            ("x", "preempt", "preempt"),
+        )
+    ]

@@ -1,0 +1,110 @@
+"""Wakes as they happen: which step a model is at, and how long the steps before it took. Pure: snapshots in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from greenthread.gpu import State
+from greenthread.snapshot import ModelRow, Shown, Snapshot
+
+Key = tuple[str, str]
+_LINGER = timedelta(seconds=2)
+"""For which a finished wake is still shown."""
+
+
+@dataclass
+class Step:
+    """`name`: queue, `<model> makes room`, copy or boot. `ended` is None while it goes on."""
+
+    name: str
+    began: datetime
+    ended: datetime | None = None
+
+    def seconds(self, now: datetime) -> float:
+        return max(((self.ended or now) - self.began).total_seconds(), 0.0)
+
+
+@dataclass
+class Wake:
+    """One model's way from wanting memory to serving."""
+
+    key: Key
+    steps: list[Step] = field(default_factory=list)
+    done: datetime | None = None
+
+    def step(self, name: str, began: datetime) -> Step:
+        found = next((step for step in self.steps if step.name == name and step.ended is None), None)
+        if found is None:
+            found = Step(name, began)
+            self.steps.append(found)
+        return found
+
+    def close(self, moment: datetime, keep: Sequence[str] = ()) -> None:
+        for step in self.steps:
+            if step.ended is None and step.name not in keep:
+                step.ended = max(moment, step.began)
+
+
+class Wakes:
+    """Follows the wakes of every model from one snapshot to the next."""
+
+    def __init__(self) -> None:
+        self._wakes: dict[Key, Wake] = {}
+
+    def observe(self, snapshot: Snapshot) -> None:
+        """Takes in what is seen now."""
+        now = snapshot.at
+        seen = set()
+        for row in snapshot.models:
+            key = (row.namespace, row.name)
+            wake = self._wakes.get(key)
+            if wake is not None and wake.done is not None:
+                if row.state in (Shown.PENDING, Shown.WAKING, Shown.CONVERTING) or now > wake.done + _LINGER:
+                    del self._wakes[key]
+                    wake = None
+                else:
+                    seen.add(key)
+                    continue
+            if row.state in (Shown.PENDING, Shown.WAKING, Shown.CONVERTING):
+                seen.add(key)
+                wake = self._wakes.setdefault(key, Wake(key))
+                if row.state is Shown.PENDING:
+                    self._pending(wake, row, snapshot)
+                else:
+                    since = row.since or now
+                    wake.close(since, keep=("copy", "boot"))
+                    wake.step("copy" if row.state is Shown.WAKING else "boot", since)
+            elif row.state is Shown.SERVING and wake is not None:
+                seen.add(key)
+                wake.done = row.since or now
+                wake.close(wake.done)
+        for key in self._wakes.keys() - seen:
+            del self._wakes[key]
+
+    def _pending(self, wake: Wake, row: ModelRow, snapshot: Snapshot) -> None:
+        now = snapshot.at
+        wake.step("queue", row.since or now)
+        places = {(replica.node, index) for replica in row.replicas for index in replica.gpus}
+        leaving = {
+            f"{occupant.model} makes room"
+            for gpu in snapshot.gpus
+            if (gpu.gpu.node, gpu.gpu.index) in places
+            for occupant in gpu.gpu.occupants
+            if occupant.state is State.DEACTIVATING
+        }
+        wake.close(now, keep=("queue", *leaving))
+        for name in sorted(leaving):
+            wake.step(name, now)
+
+    def current(self, snapshot: Snapshot) -> list[Wake]:
+        """Those that go on or just ended: what copies or boots first, then what waits; the oldest first."""
+        rank = {Shown.WAKING: 0, Shown.CONVERTING: 1, Shown.PENDING: 2}
+
+        def order(wake: Wake) -> tuple[int, float]:
+            row = snapshot.model(*wake.key)
+            state = row.state if row else Shown.SERVING
+            return (rank.get(state, 3), wake.steps[0].began.timestamp() if wake.steps else 0.0)
+
+        return sorted(self._wakes.values(), key=order)
