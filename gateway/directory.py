@@ -14,6 +14,7 @@ from typing import Any
 from greenthread.gpu import State
 from greenthread.kube.resources import Key, key_of
 from greenthread.model import Model
+from greenthread.names import LABEL_MODEL
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,8 @@ class Directory:
             self._of_service[old[0]].discard(key)
             if not self._of_service[old[0]]:
                 del self._of_service[old[0]]
-        service_name = (obj["metadata"].get("labels") or {}).get(LABEL_SERVICE)
+        labels = obj["metadata"].get("labels") or {}
+        service_name = labels.get(LABEL_SERVICE) or labels.get(LABEL_MODEL)  # a Model's Service has its name
         service = (key[0], service_name) if service_name else None
         if kind != "DELETED" and service is not None:
             self._slices[key] = (service, endpoints_of(obj))

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -191,9 +192,14 @@ def slice_object(model: str, pod: str, port: int, namespace: str = SYSTEM, **con
     }
 
 
+@cache
+def crds() -> list[dict[str, Any]]:
+    return [yaml.safe_load(path.read_text()) for path in sorted(MANIFESTS.glob("*.yaml"))]
+
+
 async def install(client: AsyncClient) -> None:
-    for path in sorted(MANIFESTS.glob("*.yaml")):
-        await client.create(CRDS, yaml.safe_load(path.read_text()))
+    for crd in crds():
+        await client.create(CRDS, crd)
     for name in (SYSTEM, "other"):
         await client.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
 
