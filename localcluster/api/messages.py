@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ class Log:
     """The answer to a request for a container's log: whoever holds the sockets reads the file."""
 
     path: Path
+    over: Callable[[], bool]
+    """Whether the run that writes this log has ended: nothing follows what is there then."""
     follow: bool = False
     tail_lines: int | None = None
     limit_bytes: int | None = None

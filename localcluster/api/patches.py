@@ -6,7 +6,7 @@ from typing import Any
 
 from .schema import Schema
 
-_INDEX = re.compile(r"0|[1-9]\d*\Z")
+_INDEX = re.compile(r"(?:0|[1-9]\d*)\Z")
 _ABSENT: Any = object()
 
 

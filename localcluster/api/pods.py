@@ -92,10 +92,23 @@ def _log(api: Api, pod: Object, request: Request) -> Answer:
         raise bad_request(f'container "{container}" in pod "{meta["name"]}" is waiting to start: ContainerCreating')
     return Log(
         path,
+        lambda: _over(api, meta, container, path),
         follow=query.get("follow") in ("true", "1"),
         tail_lines=_number(query, "tailLines"),
         limit_bytes=_number(query, "limitBytes"),
     )
+
+
+def _over(api: Api, meta: Object, container: str, path: Path) -> bool:
+    stored = api.store.get("pods", (meta["namespace"], meta["name"]))
+    if stored is None or stored.obj["metadata"]["uid"] != meta["uid"]:
+        return True
+    status = stored.obj.get("status") or {}
+    for entry in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
+        if entry.get("name") == container:
+            ended = "terminated" in (entry.get("state") or {})
+            return ended or int(entry.get("restartCount") or 0) > int(path.stem)
+    return False
 
 
 def _number(query: Any, name: str) -> int | None:

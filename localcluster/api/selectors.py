@@ -65,7 +65,7 @@ def _requirement(tokens: list[str], text: str) -> Test:
             return lambda labels: labels.get(key) != value
         return lambda labels: labels.get(key) == value
     if op in ("in", "notin") and len(rest) >= 2 and rest[0] == "(" and rest[-1] == ")":
-        values = {word for word in rest[1:-1] if word != ","} or {""}
+        values = _values(rest[1:-1], text)
         if op == "in":
             return lambda labels: labels.get(key) in values
         return lambda labels: labels.get(key) not in values
@@ -78,6 +78,22 @@ def _requirement(tokens: list[str], text: str) -> Test:
 
         return compare
     raise _unable(text, f"found {' '.join(tokens)!r}")
+
+
+def _values(words: list[str], text: str) -> set[str]:
+    """The values of a set; between two commas is the empty one."""
+    values, empty = set(), True
+    for word in words:
+        if word == ",":
+            if empty:
+                values.add("")
+            empty = True
+        elif not empty or word in _SIGNS:
+            raise _unable(text, f"found {word!r}")
+        else:
+            values.add(word)
+            empty = False
+    return values | {""} if empty else values
 
 
 Field = Callable[[dict[str, Any]], str]

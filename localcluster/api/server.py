@@ -54,9 +54,9 @@ class Server:
     async def start(self, port: int = 0, tls: ssl.SSLContext | None = None) -> int:
         """Listens; returns the port. OSError if it is taken."""
         server = web.Server(self._answer, access_log=None)
-        self._runner = web.ServerRunner(server, handle_signals=False)
+        self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", port, ssl_context=tls, shutdown_timeout=1.0, backlog=1024)
+        site = web.TCPSite(self._runner, "127.0.0.1", port, ssl_context=tls, backlog=1024)
         await site.start()
         self.port = self._runner.addresses[0][1]
         return self.port
@@ -197,14 +197,15 @@ async def _log_chunks(log: Log) -> AsyncIterator[bytes]:
     with log.path.open("rb") as file:
         if log.tail_lines is not None:
             file.seek(_tail_offset(log.path, log.tail_lines))
+        over = False
         while left is None or left > 0:
             chunk = file.read(65536 if left is None else min(65536, left))
             if chunk:
                 left = None if left is None else left - len(chunk)
                 yield chunk
-            elif not log.follow:
+            elif over or not log.follow:
                 return
-            else:
+            elif not (over := log.over()):  # else what was written before the end is read first
                 await asyncio.sleep(0.2)
 
 

@@ -148,8 +148,8 @@ def test_a_built_in_object_of_the_wrong_type(client: Client, ns: str) -> None:
     where = f"/api/v1/namespaces/{ns}/configmaps"
     message = client.post(where, {**config_map("a"), "data": {"k": 1}}).refused(400, "BadRequest")
     assert message == (
-        'ConfigMap in version "v1" cannot be handled as a ConfigMap: json: cannot unmarshal number into Go struct field '
-        "ConfigMap.data of type string"
+        'ConfigMap in version "v1" cannot be handled as a ConfigMap: json: cannot unmarshal number into Go struct '
+        "field ConfigMap.data of type string"
     )
 
 

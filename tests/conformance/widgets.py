@@ -75,12 +75,14 @@ SPEC: dict[str, Any] = {
             "messageExpression": "'low %d is above high %d'.format([self.low, self.high])",
         },
         {
-            "rule": "!has(self.wait) || (self.wait.matches('^([0-9]+(s|m|h))+$') && duration(self.wait) > duration('0s'))",
+            "rule": "!has(self.wait) || "
+            "(self.wait.matches('^([0-9]+(s|m|h))+$') && duration(self.wait) > duration('0s'))",
             "message": "wait must be like 30s or 1h30m",
             "fieldPath": ".wait",
         },
         {
-            "rule": "!has(self.memory) || isQuantity(self.memory) && quantity(self.memory).isGreaterThan(quantity('1Gi'))",
+            "rule": "!has(self.memory) || "
+            "isQuantity(self.memory) && quantity(self.memory).isGreaterThan(quantity('1Gi'))",
             "message": "memory must be more than 1Gi",
             "fieldPath": ".memory",
         },
