@@ -346,9 +346,9 @@ class Cluster:
             f"the status of {name} tells its memory",
         )
 
-    def condition(self, name: str, kind: str) -> str:
+    def condition(self, name: str, kind: str, namespace: str = NAMESPACE) -> str:
         """`True`, `False`, or `""` while it is not said of the present spec."""
-        model = self.view.get(MODELS, name) or {}
+        model = self.view.get(MODELS, name, namespace) or {}
         status = model.get("status") or {}
         if status.get("observedGeneration") != model.get("metadata", {}).get("generation"):
             return ""

@@ -18,9 +18,20 @@ import pytest
 from greenthread.clock import format_time
 from greenthread.gpu import Gpu, State
 from greenthread.kube.errors import NotFound
-from greenthread.kube.resources import GPUS, MODELS, PODS
+from greenthread.kube.resources import GPUS, MODELS, NAMESPACES, PODS
 from greenthread.units import GIB
-from tests.end_to_end.cluster import IMPATIENT_SIDECAR, NAMESPACE, ONE, TWO, Answer, Cluster, Object, kill, results
+from tests.end_to_end.cluster import (
+    IMPATIENT_SIDECAR,
+    NAMESPACE,
+    ONE,
+    TWO,
+    Answer,
+    Cluster,
+    Object,
+    kill,
+    manifest,
+    results,
+)
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 
@@ -90,6 +101,15 @@ def test_a_client_that_leaves_the_queue_runs_nothing(cluster: Cluster) -> None:
     cluster.sleep("big")
     assert cluster.chat("ada").status == 200
     assert cluster.runs("test-left") == []
+
+
+def test_an_idle_model_sleeps_after_its_timeout(cluster: Cluster) -> None:
+    cluster.change("ada", sleep={"idleTimeout": "1s"})
+    stream = cluster.stream("ada", seconds=2)  # longer than the timeout, and not idle
+    stream.result()
+    assert stream.done
+    _went_through(cluster, "ada", State.SLEEPING, State.WAKING, State.SERVING, State.DEACTIVATING, State.SLEEPING)
+    assert cluster.ledgers[ONE].used_bytes(0) == 0
 
 
 # sharing
@@ -440,6 +460,37 @@ def test_a_deleted_model_drains_and_leaves_nothing(cluster: Cluster) -> None:
     assert answer.status == 404
     with pytest.raises(NotFound):
         cluster.kube.get(MODELS, "brief", NAMESPACE)
+
+
+def test_of_two_models_of_one_name_the_older_has_the_short_address(cluster: Cluster) -> None:
+    cluster.kube.create(NAMESPACES, {"metadata": {"name": "team-b"}})
+    cluster.apply("shared", TWO, modelName="tests/older-1b", gpuMemoryUtilization="0.10")
+    younger = manifest("shared", TWO, modelName="tests/younger-1b", gpuMemoryUtilization="0.10")
+    younger["metadata"]["namespace"] = "team-b"
+    cluster.kube.create(MODELS, younger)
+    try:
+        cluster.ready("shared")
+        cluster.until(lambda: cluster.condition("shared", "Ready", "team-b") == "True", "the younger is Ready")
+        assert cluster.condition("shared", "Addressed") == "True"
+        assert cluster.condition("shared", "Addressed", "team-b") == "False"
+        for address, name in (
+            ("shared", "tests/older-1b"),
+            (f"{NAMESPACE}/shared", "tests/older-1b"),
+            ("team-b/shared", "tests/younger-1b"),
+        ):
+            assert cluster.chat(name, through=f"{cluster.gateway}/{address}").status == 200, address
+            # engines know their own names only: so it is this one and not the other
+            other = {"tests/older-1b": "tests/younger-1b", "tests/younger-1b": "tests/older-1b"}[name]
+            assert cluster.chat(other, through=f"{cluster.gateway}/{address}").status == 404, address
+        cluster.delete("shared")
+        cluster.until(
+            lambda: cluster.chat("tests/younger-1b", through=f"{cluster.gateway}/shared").status == 200,
+            "the younger inherits the short address",
+        )
+        cluster.until(lambda: cluster.condition("shared", "Addressed", "team-b") == "True", "and its condition says so")
+    finally:
+        cluster.kube.delete(MODELS, "shared", "team-b")
+        cluster.until(lambda: cluster.view.get(MODELS, "shared", "team-b") is None, "the younger goes")
 
 
 # the gateway
