@@ -133,7 +133,9 @@ def check(rt: ResourceType, obj: Object, old: Object | None, sub: str = "") -> N
     """StatusError 422 if the object is not valid; of a subresource only that part is checked by schema."""
     name = obj["metadata"].get("name", "")
     rule = rt.name_rule or metadata.dns_subdomain
-    found = metadata.check(obj, None if old is not None else rule(name), custom=rt.custom)
+    found = metadata.check(
+        obj, None if old is not None else rule(name), core=not rt.custom and rt.group != "apiextensions.k8s.io"
+    )
     if rt.schema is not None and rt.custom:
         part = rt.schema.properties.get(sub) if sub else None
         if not sub:

@@ -115,7 +115,9 @@ class CustomTypes:
 
 
 def default_names(crd: Object, old: Object | None, now: str) -> None:
-    """Fills in the names that a CRD may leave out."""
+    """Fills in what a CRD may leave out, and the finalizer that gives its objects time to end."""
+    if old is None:
+        crd["metadata"].setdefault("finalizers", []).append("customresourcecleanup.apiextensions.k8s.io")
     spec = crd.get("spec")
     names = spec.get("names") if isinstance(spec, dict) else None
     if spec and isinstance(names, dict) and isinstance(names.get("kind"), str):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from .crds import CRDS
 from .resources import ResourceType
 from .storage import Key, Object, Stored
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 Place = tuple[str, Key]
 """(storage, key)"""
+CLEANUP = "customresourcecleanup.apiextensions.k8s.io"
+"""Holds a CRD until its objects are gone."""
 ORPHAN, FOREGROUND = "orphan", "foregroundDeletion"
 
 
@@ -60,6 +63,8 @@ class Collector:
             if owner in self._uids:
                 self._todo.append(self._uids[owner])
         self._todo.extend(sorted(self._dependents.get(uid, ())))
+        if rt.custom:
+            self._todo.append((CRDS, ("", rt.storage)))
         namespace = self._api.store.get("namespaces", ("", key[0])) if key[0] else None
         if namespace is not None and namespace.obj["metadata"].get("deletionTimestamp"):
             self._todo.append(("namespaces", ("", key[0])))
@@ -94,6 +99,8 @@ class Collector:
         if meta.get("deletionTimestamp"):
             if storage == "namespaces":
                 self._end_namespace(rt, key, stored.obj)
+            elif CLEANUP in meta.get("finalizers", ()):
+                self._end_resource(rt, key, stored)
             elif ORPHAN in meta.get("finalizers", ()):
                 self._orphan(rt, key, stored)
             elif FOREGROUND in meta.get("finalizers", ()):
@@ -111,8 +118,8 @@ class Collector:
 
     def _there(self, owner: Object, namespace: str) -> bool:
         place = self._uids.get(str(owner.get("uid")))
-        if place is None:
-            return False
+        if place is None:  # of a kind that is not served here nothing is known
+            return self._api.type_of_kind(str(owner.get("apiVersion")), str(owner.get("kind"))) is None
         storage, key = place
         rt = self._types[storage]
         same_kind = owner.get("kind") == rt.kind and str(owner.get("apiVersion")).rpartition("/")[0] == rt.group
@@ -161,6 +168,17 @@ class Collector:
         now = self._api.store.get(rt.storage, key)
         if not blocked and now is not None and FOREGROUND in now.obj["metadata"].get("finalizers", ()):
             self._drop_finalizer(rt, key, now, FOREGROUND)
+
+    def _end_resource(self, rt: ResourceType, key: Key, crd: Stored) -> None:
+        """Deletes the objects of a CRD that is deleted, and lets it go when none is left."""
+        kinds = [kind for kind in self._api.every_type() if kind.storage == key[1] and not kind.stored_as]
+        for kind in kinds:
+            for place, stored in list(self._api.store.all(kind.storage).items()):
+                if not stored.obj["metadata"].get("deletionTimestamp"):
+                    self._api.delete(kind, place)
+        now = self._api.store.get(rt.storage, key)
+        if now is not None and not (kinds and self._api.store.all(key[1])):
+            self._drop_finalizer(rt, key, now, CLEANUP)
 
     def _end_namespace(self, rt: ResourceType, key: Key, namespace: Object) -> None:
         left = False

@@ -153,8 +153,8 @@ def _wrong(kind: str, path: str, value: Any, wanted: str) -> StatusError:
 _STANDARD_FINALIZERS = ("kubernetes", "orphan", "foregroundDeletion")
 
 
-def check(obj: Object, name_problem: str | None, *, custom: bool) -> list[Cause]:
-    """What is wrong with the metadata of an object whose shape is right. `custom`: its kind comes from a CRD."""
+def check(obj: Object, name_problem: str | None, *, core: bool) -> list[Cause]:
+    """What is wrong with the metadata of an object whose shape is right. `core`: a built-in kind."""
     metadata = obj["metadata"]
     found: list[Cause] = []
     name = metadata.get("name", "")
@@ -178,7 +178,7 @@ def check(obj: Object, name_problem: str | None, *, custom: bool) -> list[Cause]
     for index, finalizer in enumerate(metadata.get("finalizers", [])):
         for wrong in qualified_name(finalizer):
             found.append(cause("FieldValueInvalid", "metadata.finalizers", wrong, finalizer))
-        if not custom and "/" not in finalizer and finalizer not in _STANDARD_FINALIZERS:
+        if core and "/" not in finalizer and finalizer not in _STANDARD_FINALIZERS:
             text = "name is neither a standard finalizer name nor is it fully qualified"
             found.append(cause("FieldValueInvalid", f"metadata.finalizers[{index}]", text, finalizer))
     controllers = 0

@@ -95,6 +95,18 @@ def test_it_comes_changes_and_goes(client: Client, ns: str) -> None:
     assert client.get(f"/apis/{GROUP}/v1/widgets").status == 200
 
 
+def test_a_crd_waits_for_the_finalizers_of_its_objects(client: Client, ns: str) -> None:
+    install(client, crd("holders", "Holder", schema(a={"type": "string"})))
+    where = f"/apis/{GROUP}/v1/namespaces/{ns}/holders"
+    meta = {"name": "a", "finalizers": ["example.com/hold"]}
+    client.post(where, {"apiVersion": f"{GROUP}/v1", "kind": "Holder", "metadata": meta}).ok()
+    client.delete(f"{CRDS}/holders.{GROUP}").ok()
+    client.eventually(lambda: "deletionTimestamp" in client.get(f"{where}/a").ok()["metadata"], "it is deleted")
+    assert "deletionTimestamp" in client.get(f"{CRDS}/holders.{GROUP}").ok()["metadata"]
+    client.patch(f"{where}/a", {"metadata": {"finalizers": None}}).ok()
+    client.until_gone(f"{CRDS}/holders.{GROUP}")
+
+
 def test_two_versions_of_one_resource(client: Client, ns: str) -> None:
     made = crd("doubles", "Double", schema(a={"type": "string"}))
     made["spec"]["versions"].append({**made["spec"]["versions"][0], "name": "v2", "storage": False})

@@ -152,6 +152,17 @@ def test_an_owner_that_never_was(client: Client, widgets_path: str) -> None:
     client.until_gone(f"{widgets_path}/child")
 
 
+def test_an_owner_of_a_kind_that_is_not_known_is_left_alone(client: Client, widgets_path: str) -> None:
+    uid = "11111111-2222-3333-4444-555555555555"
+    owner = {"apiVersion": "no.such.group/v1", "kind": "Nobody", "metadata": {"name": "n", "uid": uid}}
+    first = client.post(widgets_path, widget("first")).ok()
+    client.post(widgets_path, owned_by(owner, "child")).ok()
+    client.post(widgets_path, owned_by(first, "witness")).ok()
+    client.delete(f"{widgets_path}/first").ok()
+    client.until_gone(f"{widgets_path}/witness")
+    client.get(f"{widgets_path}/child").ok()
+
+
 # --- namespaces -----------------------------------------------------------------------------------------------------
 
 
