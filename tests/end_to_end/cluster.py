@@ -132,7 +132,6 @@ class Cluster:
         self._clients = ThreadPoolExecutor(80)
         self.http = httpx.Client(timeout=60 * PATIENCE, limits=httpx.Limits(max_connections=200))
         self.remembered = Remembered(node=ONE, api_port=0, gateway_port=Ports(self.address).take())
-        self._since = 0
 
     # start and stop
 
@@ -169,7 +168,7 @@ class Cluster:
             try:
                 process.wait(30 * PATIENCE)
             except subprocess.TimeoutExpired:
-                pass
+                print("a supervisor does not end, and is killed", file=sys.stderr)
         self._group.stop()
         self._clients.shutdown(wait=False, cancel_futures=True)
         self.http.close()
@@ -381,6 +380,10 @@ class Cluster:
                 for record in file.glob("**/engine.json"):
                     found.add(int(json.loads(record.read_text())["pid"]))
         return found
+
+    def engine_starts(self, model: str) -> int:
+        """How often an engine process began to run in the Model's pods, by the engines' own word."""
+        return sum(self.log(pod, "vllm").count("INFO vLLM API server version") for pod in self.pods_of(model))
 
     def log(self, pod: Object, container: str) -> str:
         """All that a container wrote, in all its lives."""

@@ -277,7 +277,8 @@ def test_a_drain_that_takes_too_long_is_cut_off(cluster: Cluster) -> None:
 
 def test_a_sidecar_killed_while_waking_is_repaired(cluster: Cluster) -> None:
     [pod] = cluster.pods_of("ada")
-    engines = cluster.engine_pids("ada")
+    engines, starts = cluster.engine_pids("ada"), cluster.engine_starts("ada")
+    assert starts > 0
     cluster.http.post(f"{cluster.engine('ada')}/simulate", json={"wake": "slow:3s"}).raise_for_status()
     lost = cluster.background(cluster.chat, "ada", through=cluster.sidecar("ada"))
     cluster.until(lambda: cluster.states("ada") == [State.WAKING], "ada wakes")
@@ -293,7 +294,8 @@ def test_a_sidecar_killed_while_waking_is_repaired(cluster: Cluster) -> None:
     assert cluster.chat("ada").status == 200
     [pod] = cluster.pods_of("ada")
     assert _restarts(pod) == {"sidecar": 1, "vllm": 0}
-    assert cluster.engine_pids("ada") == engines, "the engine was started a second time"
+    assert cluster.engine_pids("ada") == engines
+    assert cluster.engine_starts("ada") == starts, "the engine was started a second time"
 
 
 def test_an_engine_killed_while_serving_boots_again_under_a_claim(cluster: Cluster) -> None:
