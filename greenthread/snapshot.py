@@ -18,7 +18,7 @@ from greenthread.fairness import CannotFit, Decision, Fits, Preempt, Wait, Want
 from greenthread.gpu import Gpu, Intent, Occupant, PodRef, State
 from greenthread.model import Model
 from greenthread.names import ANNOTATION_GPUS, ANNOTATION_REPORT, LABEL_MODEL
-from greenthread.units import short_bytes, short_duration
+from greenthread.units import format_duration, short_bytes, short_duration
 
 
 class Shown(StrEnum):
@@ -90,6 +90,23 @@ class Replica:
     intent: Intent | None = None
     decision: Decision | None = None
 
+    @property
+    def in_flight(self) -> int | None:
+        """Only an engine that is awake answers."""
+        if self.report is None:
+            return None
+        awake = (Shown.SERVING, Shown.DEACTIVATING)
+        if self.state not in awake:
+            return 0
+        return self.report.in_flight if self.report.state in awake else None
+
+    @property
+    def queued(self) -> int | None:
+        """Only an engine that does not serve lets requests wait."""
+        if self.report is None:
+            return None
+        return 0 if self.state is Shown.SERVING else self.report.queued
+
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
@@ -124,16 +141,17 @@ class ModelRow:
 
     @property
     def in_flight(self) -> int | None:
-        return self._sum("in_flight")
+        """None too while a report is older than the state: what was queued is in flight then, or done."""
+        return _sum(replica.in_flight for replica in self.replicas)
 
     @property
     def queued(self) -> int | None:
-        return self._sum("queued")
+        return _sum(replica.queued for replica in self.replicas)
 
     @property
     def requests(self) -> int | None:
         """Requests since its sidecars began."""
-        return self._sum("requests")
+        return _sum(replica.report.requests if replica.report else None for replica in self.replicas)
 
     @property
     def last_wake(self) -> float | None:
@@ -144,10 +162,6 @@ class ModelRow:
     @property
     def error(self) -> str:
         return next((r.report.error for r in self.replicas if r.report and r.report.error), "")
-
-    def _sum(self, name: str) -> int | None:
-        reports = [replica.report for replica in self.replicas if replica.report is not None]
-        return sum(getattr(report, name) for report in reports) if reports else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +287,7 @@ def next_step(row: ModelRow, snapshot: Snapshot) -> tuple[datetime | None, str]:
             if fairness_of.popular:
                 return None, "stays: pinned models are never preempted"
             if sleep.idle_timeout and not row.in_flight:
-                return None, f"sleeps when idle for {short_duration(sleep.idle_timeout)}, or gives way to a waiter"
+                return None, f"sleeps when idle for {format_duration(sleep.idle_timeout)}, or gives way to a waiter"
             return None, "serves on"
         case Shown.SLEEPING:
             return None, _if_asked(row, snapshot)
@@ -301,7 +315,7 @@ def _if_asked(row: ModelRow, snapshot: Snapshot) -> str:
         return f"a request wakes it{took}: {short_bytes(memory)} is free for it"
     if isinstance(decision, CannotFit):
         return f"a request could not be served: it {fairness.explain(decision, snapshot.at)}"
-    waits = short_duration(row.model.spec.fairness.max_wait_time)
+    waits = format_duration(row.model.spec.fairness.max_wait_time)
     return f"a request waits for room, {waits} at most before others are asked to leave"
 
 
@@ -368,6 +382,12 @@ def _row(model: Model, replicas: tuple[Replica, ...]) -> ModelRow:
     if since is None and first.state in (Shown.STAGING, Shown.FAILED):
         since = model.status.last_transition
     return ModelRow(model, first.state, since, replicas)
+
+
+def _sum(numbers: Iterable[int | None]) -> int | None:
+    """The sum of those that are known; None when none is."""
+    known = [number for number in numbers if number is not None]
+    return sum(known) if known else None
 
 
 def _kept(row: ModelRow, now: datetime) -> str:

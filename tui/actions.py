@@ -10,7 +10,7 @@ from typing import Any
 from greenthread.clock import format_time
 from greenthread.names import ANNOTATION_PREEMPT, ANNOTATION_SLEEP, ANNOTATION_WAKE
 from greenthread.snapshot import ModelRow, Shown
-from greenthread.units import short_bytes, short_duration
+from greenthread.units import format_duration, short_bytes, short_duration
 from tui.facts import waiters_on, where
 from tui.view import View
 
@@ -70,7 +70,7 @@ def action(verb: str, row: ModelRow, view: View, kubectl_flags: Sequence[str] = 
 
 
 def _disturbed(verb: str, row: ModelRow, view: View) -> tuple[tuple[str, str], ...]:
-    drain = short_duration(row.model.spec.sleep.drain_timeout)
+    drain = format_duration(row.model.spec.sleep.drain_timeout)
     if row.in_flight is None:
         flying = f"not reported; requests get {drain} (drainTimeout) to finish"
     elif row.in_flight:

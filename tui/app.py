@@ -201,7 +201,7 @@ def _run(
     readonly: bool,
 ) -> int:
     """Until the user quits. KubeError when the kubeconfig cannot be used."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):  # Textual paints on stderr
         raise click.ClickException("this needs a terminal; `top` prints the same once")
     config = load_config(kubeconfig, context, cluster, user)
     given = {"kubeconfig": kubeconfig, "context": context, "cluster": cluster, "user": user}

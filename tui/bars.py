@@ -77,9 +77,9 @@ def block(row: GpuRow, shape: Form, view: View) -> list[Line]:
     """The rows of one GPU."""
     lines = [Line(shape.width) for _ in range(shape.rows)]
     _identity(lines, row, shape, view)
-    _bar(lines, row.gpu, shape, view)
+    told = _bar(lines, row.gpu, shape, view)
     _numbers(lines, row.gpu, shape, view)
-    _demand(lines[-1], row, shape, view)
+    _demand(lines[-1], row, shape, view, told)
     return lines
 
 
@@ -94,7 +94,7 @@ def _identity(lines: list[Line], row: GpuRow, shape: Form, view: View) -> None:
     if shape.tall:
         lines[0].put(1, cut(place(gpu), shape.left - 2), palette.strong, bold=True)
         room = shape.left - 4 - len(used)
-        product = cut(_product(gpu.product), room) if shape.wide else ""
+        product = _product(gpu.product, room) if shape.wide else ""
         x = lines[1].put(1, product, palette.dim)
         lines[1].put(x + 2 if product else 1, used, palette.dim)
     else:
@@ -102,9 +102,14 @@ def _identity(lines: list[Line], row: GpuRow, shape: Form, view: View) -> None:
         lines[0].end(shape.left - 1, used, palette.dim)
 
 
-def _product(product: str) -> str:
-    """`NVIDIA H100 80GB HBM3` as people say it."""
-    return product.removeprefix("NVIDIA ").split(" 80GB")[0]
+def _product(product: str, room: int) -> str:
+    """`NVIDIA H100 80GB HBM3` as people say it: the first words, as far as there is room."""
+    text = ""
+    for word in product.removeprefix("NVIDIA ").split():
+        if len(text) + 1 + len(word) > room or (text and word.endswith("GB")):
+            break
+        text = f"{text} {word}".strip()
+    return text
 
 
 def parts(gpu: Gpu, cells: int) -> tuple[list[_Part], _Part, _Part]:
@@ -128,7 +133,8 @@ def _cells(amount: int, total: int, cells: int) -> int:
     return min(max(round(amount / total * cells), 1), cells) if amount > 0 else 0
 
 
-def _bar(lines: list[Line], gpu: Gpu, shape: Form, view: View) -> None:
+def _bar(lines: list[Line], gpu: Gpu, shape: Form, view: View) -> bool:
+    """Returns whether there was room to say how much is free."""
     palette = view.palette
     bar_rows = lines[: 2 if shape.tall else 1]
     held, free, foreign = parts(gpu, shape.bar)
@@ -140,13 +146,15 @@ def _bar(lines: list[Line], gpu: Gpu, shape: Form, view: View) -> None:
     for number, part in enumerate(held):
         room_behind = free.stop - free.start if number == len(held) - 1 else 0
         taken = max(taken, _segment(bar_rows, part, room_behind, shape, view))
-    if free.stop - taken >= len(amount) + 2:
+    if free.stop - taken > len(amount):
         end = shape.left + free.stop - 1
         if shape.tall:
             lines[0].end(end, "free", palette.dim)
             lines[1].end(end, amount, palette.text)
         else:
             lines[0].end(end, amount, palette.dim)
+        return True
+    return False
 
 
 def _segment(rows: list[Line], part: _Part, behind: int, shape: Form, view: View) -> int:
@@ -175,10 +183,8 @@ def _segment(rows: list[Line], part: _Part, behind: int, shape: Form, view: View
         ends += 1
     # the last one's name may run into free space, as long as the free amount can be told too
     over = max(behind - (7 if len(rows) == 1 else 6), 0)
-    if len(name) <= width - 5 + over:
-        shown = name
-    else:
-        shown = cut(name, width - 5) if width >= 13 else ""
+    room = width - 5 if len(name) > width - 5 + over else len(name)
+    shown = cut(name, room) if room >= min(len(name), 8) else ""
     if shown:
         rows[0].put(at + 2, shown, palette.on_segment, bold=True)
         ends = part.start + 4 + len(shown)
@@ -203,7 +209,7 @@ def _numbers(lines: list[Line], gpu: Gpu, shape: Form, view: View) -> None:
             lines[1].end(end - 1, spark(history, SPARK, 100), view.palette.spark)
 
 
-def _demand(line: Line, row: GpuRow, shape: Form, view: View) -> None:
+def _demand(line: Line, row: GpuRow, shape: Form, view: View, told: bool) -> None:
     if row.waiting:
         _waited_for(line, row, row.waiting[0], shape, view)
         return

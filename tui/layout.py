@@ -45,7 +45,7 @@ def plan(width: int, height: int, gpus: int, models: int, reserved: int = 0) -> 
     choices = [
         (tall, gap, why, events, blanks)
         for tall, gap, why, events, blanks in (
-            (True, True, 4, 5, 4), (True, True, 3, 5, 4), (True, True, 3, 4, 4), (True, True, 3, 3, 4),
+            (True, True, 3, 5, 4), (True, True, 3, 4, 4), (True, True, 3, 3, 4),
             (True, True, 3, 2, 3), (True, True, 3, 1, 2), (True, True, 3, 1, 0),
             (False, True, 3, 3, 3), (False, True, 3, 1, 0), (False, False, 3, 1, 0),
         )
@@ -54,7 +54,7 @@ def plan(width: int, height: int, gpus: int, models: int, reserved: int = 0) -> 
     if width < WIDE:
         choices = [(False, True, 4, 5, 4), (False, True, 4, 3, 2), *choices]
     elif gpus >= 4:
-        choices = [(False, True, 4, 5, 4), (False, True, 3, 5, 4), *choices]
+        choices = [(False, True, 3, 5, 4), *choices]
     wanted = models
     for tall, gap, why, events, blanks in choices:
         bars = gpu_height(gpus, columns, tall, gap)

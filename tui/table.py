@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from greenthread.fairness import CannotFit, Preempt, Wait
+from greenthread.fairness import CannotFit, Wait
 from greenthread.snapshot import ModelRow, Shown
 from greenthread.units import short_bytes, short_duration
 from tui.cells import Line, cut, spark
@@ -124,36 +124,37 @@ def draw(row: ModelRow, width: int, fields: dict[str, Column], view: View, selec
     _end(line, fields, "REQ/S", NONE if rate is None else f"{rate:.1f}", ink if rate else palette.faint)
     _end(line, fields, "LAST WAKE", NONE if row.last_wake is None else short_duration(row.last_wake), ink)
     if column := fields.get("NOTE"):
-        line.put(column.start, cut(note(row, view), column.end - column.start), palette.dim)
+        line.put(column.start, note(row, view, column.end - column.start), palette.dim)
     return line
 
 
-def note(row: ModelRow, view: View) -> str:
-    """The few words beside a row."""
+def note(row: ModelRow, view: View, room: int) -> str:
+    """The few words beside a row; the longest that fit."""
+    return next((text for text in _notes(row, view) if len(text) <= room), cut(_notes(row, view)[-1], room))
+
+
+def _notes(row: ModelRow, view: View) -> tuple[str, ...]:
+    decision = next((replica.decision for replica in row.replicas if replica.decision is not None), None)
     if row.state is Shown.PENDING:
-        decision = next((replica.decision for replica in row.replicas if replica.decision is not None), None)
+        waited = (view.now - row.since).total_seconds() if row.since is not None else 0.0
         barrier = row.model.spec.fairness.max_wait_time
         if isinstance(decision, Wait) and decision.coming:
-            return f"after {', '.join(decision.coming)}"
-        if isinstance(decision, Wait | Preempt) and row.since is not None:
-            waited = (view.now - row.since).total_seconds()
-            if waited < barrier:
-                return f"wait {short_duration(waited).removesuffix('s')}/{short_duration(barrier)}"
-            holders = [lock for obstacle in decision.obstacles if (lock := obstacle.lock_holder)]
-            return f"after {holders[0]}" if holders else "waits for room"
-        return "waits"
-    if row.state is Shown.CANNOT_FIT:
-        decision = next((replica.decision for replica in row.replicas if replica.decision is not None), None)
-        if isinstance(decision, CannotFit) and decision.obstacles:
-            return f"{short_bytes(decision.obstacles[0].short)} short"
+            return (f"after {decision.coming[0]}", "room comes")
+        if waited < barrier:
+            times = f"{short_duration(waited).removesuffix('s')}/{short_duration(barrier)}"
+            return (f"wait {times}", times)
+        holders = [obstacle.lock_holder for obstacle in getattr(decision, "obstacles", ()) if obstacle.lock_holder]
+        return (f"after {holders[0]}", "wakes next") if holders else ("waits for room", "no room")
+    if row.state is Shown.CANNOT_FIT and isinstance(decision, CannotFit) and decision.obstacles:
+        return (f"{short_bytes(decision.obstacles[0].short)} short",)
     if row.error:
-        return row.error
+        return (row.error,)
     if len(row.replicas) > 1:
         serving = sum(replica.state is Shown.SERVING for replica in row.replicas)
-        return f"{serving}/{len(row.replicas)} serving"
+        return (f"{serving}/{len(row.replicas)} serving", f"{serving}/{len(row.replicas)}")
     if row.state is Shown.STAGING:
-        return row.model.status.phase.lower()
-    return "pinned" if row.pinned else ""
+        return (row.model.status.phase.lower(),)
+    return ("pinned" if row.pinned else "",)
 
 
 def _places(row: ModelRow) -> str:

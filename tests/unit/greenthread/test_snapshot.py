@@ -77,3 +77,20 @@ def test_sleep_is_told_with_its_length() -> None:
     found = row([occupant("m", "sleeping")], {"state": "sleeping", "since": ago(90)})
     snapshot = build([], [], [], NOW)
     assert why(found, snapshot) == "m has slept for 1m30s: it holds no GPU memory"
+
+
+@pytest.mark.parametrize(
+    ("state", "reported", "in_flight", "queued"),
+    [
+        ("serving", {"state": "serving", "inFlight": 3}, 3, 0),
+        ("serving", {"state": "pending", "queued": 2}, None, 0),
+        ("deactivating", {"state": "serving", "inFlight": 3}, 3, 0),
+        ("waking", {"state": "pending", "queued": 2}, 0, 2),
+        ("sleeping", {"state": "serving", "inFlight": 3}, 0, 0),
+    ],
+)
+def test_a_report_older_than_the_state_makes_up_no_requests(
+    state: str, reported: dict[str, Any], in_flight: int | None, queued: int
+) -> None:
+    found = row([occupant("m", state, 0 if state == "sleeping" else 40)], reported)
+    assert (found.in_flight, found.queued) == (in_flight, queued)
