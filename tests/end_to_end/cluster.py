@@ -192,13 +192,23 @@ class Cluster:
         impatient = images[parts.SIDECAR_IMAGE]
         env = {**impatient.env, "QUEUE_TIMEOUT_SECONDS": "2"}
         images = {IMPATIENT_SIDECAR: replace(impatient, env=env), **images}
-        file = folder.path / "images.json"
-        file.write_text(json.dumps({glob: asdict(image) for glob, image in images.items()}))
+        text = json.dumps({glob: asdict(image) for glob, image in images.items()})
+        (folder.path / "images.json").write_text(text)
+        self._start_supervisor(node)
+
+    def _start_supervisor(self, node: str) -> None:
+        folder = self._node_folder(node)
         command = [sys.executable, "-m", "localcluster.supervisor", "--node", node, "--backoff", "0.2"]
         command += ["--kubeconfig", str(folder.kubeconfig), "--state", str(folder.pods), "--logs", str(self.logs)]
-        command += ["--images", str(file), "--address", self.address]
+        command += ["--images", str(folder.path / "images.json"), "--address", self.address]
         assert self._group is not None
         self._group.start(node, command, folder.path / "supervisor.log")
+
+    def reboot(self, node: str) -> None:
+        """Everything that runs on the node dies at once, and the node comes back."""
+        assert self._group is not None
+        self._group.kill(node)
+        self._start_supervisor(node)
 
     @property
     def logs(self) -> Path:

@@ -325,6 +325,36 @@ def test_an_engine_that_fails_to_wake_is_told_and_boots_again(cluster: Cluster) 
     cluster.until(lambda: cluster.chat("ada").status == 200, "it serves after a new boot")
 
 
+def test_a_pod_that_is_killed_while_serving_leaves_nothing_behind(cluster: Cluster) -> None:
+    stream = cluster.stream("ada", seconds=30)
+    stream.started()
+    [old] = cluster.pods_of("ada")
+    name = old["metadata"]["name"]
+    cluster.kube.delete(PODS, name, NAMESPACE, grace_seconds=0)  # too little for its stream, or to say goodbye
+    with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError, AssertionError)):
+        stream.result()
+    answer = cluster.chat("big")  # needs the memory of the dead
+    assert answer.status == 200
+    cluster.until(
+        lambda: [pod["metadata"]["uid"] for pod in cluster.pods_of("ada")] != [old["metadata"]["uid"]], "it goes"
+    )
+    assert cluster.chat("ada").status == 200
+    cluster.until(lambda: len(cluster.occupants("ada")) == 1, "the dead pod's entry is gone")
+    assert cluster.gpus(ONE)[0].foreign == 0
+
+
+def test_a_node_that_reboots_serves_again(cluster: Cluster) -> None:
+    assert cluster.chat("ada").status == 200
+    before = {pod["metadata"]["uid"] for name in ("ada", "big") for pod in cluster.pods_of(name)}
+    cluster.reboot(ONE)  # the controller and the gateway were there too
+    cluster.until(lambda: _serves(cluster, "ada"), "ada serves again")
+    assert cluster.chat("big").status == 200
+    assert cluster.chat("gang").status == 200
+    after = {pod["metadata"]["uid"] for name in ("ada", "big") for pod in cluster.pods_of(name)}
+    assert after == before
+    cluster.until(lambda: cluster.gpus(ONE)[0].foreign == 0, "nothing is left on the GPU")
+
+
 def test_serving_goes_on_while_the_api_is_out_of_reach(cluster: Cluster) -> None:
     assert cluster.chat("ada").status == 200
     stream = cluster.stream("ada", seconds=3)
@@ -558,6 +588,14 @@ def _went_through(cluster: Cluster, model: str, *states: State) -> None:
     """These states since the test began, and no others. (An answer may be faster than the news of its wake.)"""
     cluster.until(lambda: len(cluster.history(model)) >= len(states), f"{model} goes through {states}")
     assert cluster.history(model) == list(states)
+
+
+def _serves(cluster: Cluster, model: str) -> bool:
+    """Whether a request is answered; where nobody listens none is."""
+    try:
+        return cluster.chat(model).status == 200
+    except httpx.TransportError:
+        return False
 
 
 def _in_the_shape_of(path: str, answer: Answer, kind: str) -> None:
