@@ -9,11 +9,11 @@ help: ## this list
 
 demo: ## six models on two simulated GPUs: wake, fill, preempt (then the live view, on a terminal)
 	@PYTHON="$(PYTHON)" ./scripts/install local
-	@$(PY) -m localcluster.demo
+	@$(PY) -m localcluster.demo $(ARGS)
 
 up: ## the same parts on this machine's own GPUs, for use
 	@PYTHON="$(PYTHON)" ./scripts/install local
-	@.venv/bin/greenthread up
+	@.venv/bin/greenthread up $(ARGS)
 
 test: ## all tests that need no program from elsewhere
 	@PYTHON="$(PYTHON)" ./scripts/install dev

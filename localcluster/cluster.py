@@ -76,13 +76,14 @@ class Cluster:
             self._stop_leftovers()
             self.remembered = remember(self._folder, self._options.api_port, self._options.gateway_port)
             self._make_gpus()
-            async with self._api(), AsyncClient(load_config(self._folder.kubeconfig)) as client:
+            async with self._api() as api, AsyncClient(load_config(self._folder.kubeconfig)) as client:
                 await self._prepare(client)
                 for obj in wanted:
                     await manifests.apply(client, obj, DEFAULT_NAMESPACE)
                 self._supervisor = Supervisor(client, self._settings())
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._supervisor.run())
+                    group.create_task(_watch(api))
                     await self._parts_ready(client)
                     ready()
 
@@ -126,17 +127,16 @@ class Cluster:
     # the API
 
     @asynccontextmanager
-    async def _api(self) -> AsyncIterator[None]:
-        """The API as a child process, started again whenever it dies."""
+    async def _api(self) -> AsyncIterator[asyncio.Task[None]]:
+        """The API as a child process, started again whenever it dies. The task ends when that is no use any more."""
         keeping = asyncio.create_task(self._keep_api())
         ready = asyncio.create_task(self._api_ready.wait())
         try:
             await asyncio.wait([keeping, ready], return_when=asyncio.FIRST_COMPLETED)
             if keeping.done():
                 keeping.result()
-            keeping.add_done_callback(self._on_api_lost)
             self._write_kubeconfig()
-            yield
+            yield keeping
         finally:
             ready.cancel()
             keeping.cancel()
@@ -178,12 +178,6 @@ class Cluster:
         file = self._folder.kubeconfig
         file.touch(0o600)
         file.write_text(json.dumps(config, indent=2) + "\n")
-
-    def _on_api_lost(self, keeping: asyncio.Task[None]) -> None:
-        """It cannot be kept: end the whole cluster with the reason."""
-        if not keeping.cancelled() and (error := keeping.exception()) is not None:
-            self._tell(f"error: {error}")
-            os.kill(os.getpid(), signal.SIGTERM)
 
     # what is in it
 
@@ -228,6 +222,11 @@ class Cluster:
                         self._tell(f"{name} does not come up: {_why(pod)}; its logs are in {self._folder.logs}")
         finally:
             watching.cancel()
+
+
+async def _watch(task: asyncio.Task[None]) -> None:
+    """Fails when the task does, without owning it."""
+    await asyncio.shield(task)
 
 
 def _is_ready(pod: Object) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import importlib.util
 import os
 import select
@@ -30,6 +29,7 @@ from localcluster.gpus.ledger import Ledger
 from localcluster.stage import Stage, Wrong
 from localcluster.state import ClusterError, Folder, Remembered
 from localcluster.story import STEP, Demonstration
+from localcluster.supervisor.process import die_with_parent
 
 GPUS, MEMORY = 2, "96Gi"
 #: A simulated boot would else spend two seconds a model on nothing.
@@ -38,9 +38,6 @@ ENGINES = {"GREENTHREAD_SIM_BOOT_SECONDS": "0.5"}
 UP, DOWN = 60.0, 40.0
 #: Seconds between two requests of the sample traffic.
 TRAFFIC_GAP = 1.5
-
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
 
 
 @click.command("demo", short_help="Show the whole thing on simulated GPUs in two minutes.")
@@ -114,13 +111,6 @@ def _cluster(folder: Folder) -> Iterator[Remembered]:
     """`greenthread up` as a child, the way a person would start it. It ends with us, however we end."""
     options = ["--state-dir", str(folder.path), "-f", str(manifests.packaged("recipes"))]
     options += ["--simulate-gpus", str(GPUS), "--gpu-memory", MEMORY]
-    parent = os.getpid()
-
-    def in_child() -> None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(1)
-
     child = subprocess.Popen(
         [sys.executable, "-P", "-m", "localcluster.up", *options],
         env=os.environ | ENGINES,
@@ -129,7 +119,7 @@ def _cluster(folder: Folder) -> Iterator[Remembered]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # a Ctrl-C is for us; we tell it
-        preexec_fn=in_child,
+        preexec_fn=die_with_parent(signal.SIGTERM),
     )
     complaints: list[str] = []
     ready = threading.Event()

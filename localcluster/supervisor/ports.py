@@ -18,8 +18,7 @@ class Ports:
     must find its port still free.
     """
 
-    def __init__(self, address: str = "127.0.0.1") -> None:
-        self._address = address
+    def __init__(self) -> None:
         self._taken: set[int] = set()
         low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()[0])
         self._range = range(LOWEST, low) if low - LOWEST >= 1000 else range(LOWEST, 65536)
@@ -37,13 +36,14 @@ class Ports:
     def give_back(self, ports: Iterable[int]) -> None:
         self._taken.difference_update(ports)
 
-    def _is_free(self, port: int) -> bool:
+    @staticmethod
+    def _is_free(port: int) -> bool:
         with socket.socket() as probe:
             # without it a port that only has old connections in TIME_WAIT would count as taken; with it, one that
             # somebody listens on still does
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((self._address, port))
+                probe.bind(("", port))  # on no address at all: containers choose theirs
             except OSError:
                 return False
             return True

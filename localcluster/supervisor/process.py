@@ -99,7 +99,6 @@ class Process:
         Without a log its output is thrown away. Raises StartError.
         """
         try:
-            # the parent's death ends the child even when the parent is killed; ctypes is loaded already
             popen = subprocess.Popen(
                 argv,
                 env=dict(env),
@@ -108,7 +107,7 @@ class Process:
                 stdout=subprocess.PIPE if log else subprocess.DEVNULL,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with(os.getpid()),
+                preexec_fn=die_with_parent(signal.SIGKILL),
             )
         except FileNotFoundError as error:
             missing = error.filename or argv[0]
@@ -170,9 +169,12 @@ class Process:
                 self._log.close()
 
 
-def _die_with(parent: int) -> Callable[[], None]:
+def die_with_parent(number: signal.Signals) -> Callable[[], None]:
+    """For `preexec_fn`: the kernel sends the child this signal when its parent's thread ends, however it ends."""
+    parent = os.getpid()
+
     def in_child() -> None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _libc.prctl(_PR_SET_PDEATHSIG, number)
         if os.getppid() != parent:  # it died before the line above
             os._exit(1)
 

@@ -53,7 +53,7 @@ class Supervisor:
             client=client,
             settings=settings,
             records=self.records,
-            ports=Ports(settings.address),
+            ports=Ports(),
             clock=self._clock,
             environment=os.environ if environment is None else environment,
             endpoints_changed=self._dirty.set,

@@ -188,6 +188,15 @@ def is_alive(pid: int) -> bool:
     return stat is not None and stat.state != "Z"
 
 
+async def eventually(holds: Callable[[], bool]) -> None:
+    """For what no API tells."""
+    for _ in range(500):
+        if holds():
+            return
+        await asyncio.sleep(0.02)
+    assert holds()
+
+
 async def ask(bed: Bed, port: int) -> tuple[int, str]:
     def blocking() -> tuple[int, str]:
         connection = http.client.HTTPConnection(bed.settings.address, port, timeout=5)
@@ -395,11 +404,10 @@ async def test_deletion_gives_grace_then_kills_and_frees_everything(bed: Bed) ->
         began = asyncio.get_running_loop().time()
         await bed.client.delete(PODS, "web-0", NAMESPACE)
         await bed.until_gone()
-        assert 0.9 <= asyncio.get_running_loop().time() - began < 3
+        assert 0.9 <= asyncio.get_running_loop().time() - began < 10  # the grace is 1 s; machines are busy
         assert await bed.log(pod, "polite", "bye\n") == "up\nbye\n"
         assert in_session(pid_of(pod, 0)) == in_session(pid_of(pod, 1)) == []
-        await asyncio.sleep(0.1)
-        assert not folder.exists()
+        await eventually(lambda: not folder.exists())
 
 
 async def test_the_end_of_the_supervisor_stops_processes_and_keeps_objects(bed: Bed) -> None:
@@ -471,11 +479,7 @@ async def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path: Path) -> N
             pid = pid_of(await bed.until(is_ready))
             os.kill(supervisor.pid, signal.SIGKILL)
             supervisor.wait()
-            for _ in range(500):
-                if not in_session(pid):
-                    break
-                await asyncio.sleep(0.01)
-            assert in_session(pid) == []
+            await eventually(lambda: not in_session(pid))
     finally:
         for process in (supervisor, api):
             if process is not None:
