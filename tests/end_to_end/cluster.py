@@ -131,7 +131,7 @@ class Cluster:
         self._group: ProcessGroup | None = None
         self._clients = ThreadPoolExecutor(80)
         self.http = httpx.Client(timeout=60 * PATIENCE, limits=httpx.Limits(max_connections=200))
-        self.remembered = Remembered(node=ONE, api_port=0, gateway_port=Ports(self.address).take())
+        self.remembered = Remembered(node=ONE, api_port=0, gateway_port=Ports().take())
 
     # start and stop
 
