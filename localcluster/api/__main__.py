@@ -1,9 +1,10 @@
 """`python -m localcluster.api`: the API as a program of its own."""
 
 import argparse
-import asyncio
 import sys
 from pathlib import Path
+
+import uvloop
 
 from .core import Api
 from .pods import log_folder
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     logs = log_folder(given.log_dir) if given.log_dir else None
     kubeconfig = given.kubeconfig or given.state_dir / "kubeconfig"
     try:
-        return asyncio.run(serve(Api(store, token=token, logs=logs), given.state_dir, given.port, kubeconfig, token))
+        return uvloop.run(serve(Api(store, token=token, logs=logs), given.state_dir, given.port, kubeconfig, token))
     finally:
         store.close()
 

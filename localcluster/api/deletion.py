@@ -100,14 +100,11 @@ class Deletion:
         if not pending:
             if dry_run:
                 return stored, False
+            if rt.graceful and self._mark(rt, meta, seconds):
+                # whoever runs it hears how little time it has
+                self._api.store.put(rt.storage, key, obj)
             return self.remove(rt, key), False
-        was = meta.get("deletionTimestamp")
-        if was is None or (rt.graceful and seconds < meta.get("deletionGracePeriodSeconds", 0)):
-            at = self._api.clock.now().astimezone(UTC) + timedelta(seconds=seconds)
-            meta["deletionTimestamp"] = at.strftime("%Y-%m-%dT%H:%M:%SZ")
-            meta["deletionGracePeriodSeconds"] = seconds
-            if meta.get("generation") and was is None:
-                meta["generation"] += 1
+        self._mark(rt, meta, seconds)
         if finalizers:
             meta["finalizers"] = finalizers
         else:
@@ -121,6 +118,18 @@ class Deletion:
         stored = self._api.store.put(rt.storage, key, obj)
         self._api.writes.settle(rt, stored, key)
         return stored, True
+
+    def _mark(self, rt: ResourceType, meta: Object, seconds: int) -> bool:
+        """Writes down that it is to be deleted; a later deletion only shortens the grace. False: nothing changed."""
+        was = meta.get("deletionTimestamp")
+        if was is not None and not (rt.graceful and seconds < meta.get("deletionGracePeriodSeconds", 0)):
+            return False
+        at = self._api.clock.now().astimezone(UTC) + timedelta(seconds=seconds)
+        meta["deletionTimestamp"] = at.strftime("%Y-%m-%dT%H:%M:%SZ")
+        meta["deletionGracePeriodSeconds"] = seconds
+        if meta.get("generation") and was is None:
+            meta["generation"] += 1
+        return True
 
     @staticmethod
     def _grace(pod: Object, wanted: int | None) -> int:
