@@ -17,7 +17,7 @@ from .watches import Watch
 
 
 class InProcess:
-    """One client's way to an `Api` of the same process and loop. Each call gives the loop a turn, as a network would."""
+    """One client's way to an `Api` of the same process and loop. A call gives the loop a turn, as a network would."""
 
     def __init__(self, api: Api, token: str | None = None) -> None:
         self._api = api
