@@ -229,6 +229,20 @@ def test_a_pod_that_runs_gets_time_to_end(client: Client, pods: str) -> None:
     assert client.get(f"{pods}/a").status == 404
 
 
+@pytest.mark.parametrize("asked_before", [False, True])
+def test_whoever_runs_a_pod_hears_that_it_has_no_time_left(client: Client, pods: str, asked_before: bool) -> None:
+    version = client.post(pods, pod("a", node="n1")).version
+    if asked_before:
+        client.delete(f"{pods}/a").ok()
+        version = client.get(f"{pods}/a").version
+    with client.watch(pods, resourceVersion=version) as watch:
+        client.delete(f"{pods}/a", gracePeriodSeconds=0).ok()
+        for expected in ("MODIFIED", "DELETED"):
+            kind, obj = watch.next()
+            assert (kind, obj["metadata"]["deletionGracePeriodSeconds"]) == (expected, 0)
+            assert "deletionTimestamp" in obj["metadata"]
+
+
 def test_the_grace_of_a_pod_is_its_own(client: Client, pods: str) -> None:
     client.post(pods, pod("a", node="n1", terminationGracePeriodSeconds=7)).ok()
     client.delete(f"{pods}/a").ok()
