@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
-import select
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import termios
 import threading
 import time
-import tty
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -186,29 +182,11 @@ def _live(folder: Folder, url: str) -> None:
     traffic.start()
     os.environ["KUBECONFIG"] = str(folder.kubeconfig)
     try:
-        if importlib.util.find_spec("tui.app") is None:
-            _repeat_top(folder)
-        elif code := run(["live"], "greenthread"):
+        if code := run(["live"], "greenthread"):
             raise Wrong(f"the live view ended with status {code}")
     finally:
         stop.set()
         traffic.join(5)
-
-
-def _repeat_top(folder: Folder) -> None:
-    """What stands in for the live view where it is not installed."""
-    before = termios.tcgetattr(sys.stdin)
-    tty.setcbreak(sys.stdin)
-    try:
-        while True:
-            click.clear()
-            _top(folder)
-            click.echo("\nq: stop everything")
-            readable, _, _ = select.select([sys.stdin], [], [], 2.0)
-            if readable and sys.stdin.read(1) in ("q", "Q", ""):
-                return
-    finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
 async def _traffic(folder: Folder, url: str, stop: threading.Event) -> None:
