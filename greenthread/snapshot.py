@@ -283,15 +283,42 @@ def next_step(row: ModelRow, snapshot: Snapshot) -> tuple[datetime | None, str]:
             return None, "waits for the next change on its GPU"
         case Shown.CANNOT_FIT:
             return None, "waits until a pinned model or another program leaves"
+        case Shown.WAKING:
+            return None, f"answers {_requests(row.queued)} as soon as it serves" if row.queued else "serves"
+        case Shown.CONVERTING:
+            return (
+                None,
+                f"answers {_requests(row.queued)} when it has booted" if row.queued else "sleeps until it is asked",
+            )
+        case Shown.DEACTIVATING:
+            rest = f"{_requests(row.in_flight)} in flight get" if row.in_flight else "requests in flight get"
+            return None, f"sleeps; {rest} {format_duration(sleep.drain_timeout)} at most, new ones are queued"
         case Shown.SERVING:
             if fairness_of.popular:
                 return None, "stays: pinned models are never preempted"
+            waiting = waiters(row, snapshot)
+            kept = row.since + timedelta(seconds=fairness_of.min_runtime) if row.since else now
+            if waiting:
+                then = f"gives way to {waiting[0]} when idle, or is preempted"
+                return (kept, then) if kept > now else (None, then)
             if sleep.idle_timeout and not row.in_flight:
                 return None, f"sleeps when idle for {format_duration(sleep.idle_timeout)}, or gives way to a waiter"
-            return None, "serves on"
+            return None, "serves on: nobody waits for its memory"
         case Shown.SLEEPING:
             return None, _if_asked(row, snapshot)
     return None, ""
+
+
+def waiters(row: ModelRow, snapshot: Snapshot) -> list[str]:
+    """Other models that wait for memory on one of its GPUs, oldest first."""
+    places = {(replica.node, index) for replica in row.replicas for index in replica.gpus}
+    intents = [i for g in snapshot.gpus if (g.gpu.node, g.gpu.index) in places for i in g.waiting]
+    own = {replica.pod for replica in row.replicas}
+    return list(dict.fromkeys(i.model for i in sorted(intents, key=lambda intent: intent.age) if i.pod not in own))
+
+
+def _requests(count: int | None) -> str:
+    return "1 request" if count == 1 else f"{count} requests"
 
 
 def place(node: str, gpus: Sequence[int]) -> str:

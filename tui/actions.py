@@ -9,9 +9,9 @@ from typing import Any
 
 from greenthread.clock import format_time
 from greenthread.names import ANNOTATION_PREEMPT, ANNOTATION_SLEEP, ANNOTATION_WAKE
-from greenthread.snapshot import ModelRow, Shown
+from greenthread.snapshot import ModelRow, Shown, waiters
 from greenthread.units import format_duration, short_bytes, short_duration
-from tui.facts import waiters_on, where
+from tui.facts import where
 from tui.view import View
 
 BUSY = (Shown.SERVING, Shown.WAKING, Shown.DEACTIVATING, Shown.CONVERTING)
@@ -46,6 +46,8 @@ def why_not(verb: str, row: ModelRow) -> str:
             return f"{row.name} has replicas: 0, so nothing can wake: set spec.replicas to 1 or more"
         case "wake" if row.state in (Shown.SERVING, Shown.WAKING):
             return f"{row.name} is {row.state} already"
+        case "wake" if row.state is Shown.PENDING and not _boots(row):
+            return f"{row.name} waits for memory already"
         case "sleep" | "preempt" if asleep:
             return f"{row.name} sleeps already: it holds no GPU memory"
         case "preempt" if row.pinned:
@@ -80,7 +82,7 @@ def _disturbed(verb: str, row: ModelRow, view: View) -> tuple[tuple[str, str], .
         flying = "nothing just now"
     took = f": a wake took {short_duration(row.last_wake)}" if row.last_wake is not None else ""
     facts = [("In flight", flying), ("Comes back", f"with the next request{took}")]
-    waiting = waiters_on(row, view)
+    waiting = waiters(row, view.snapshot)
     who = f"{', '.join(waiting)} waits" if len(waiting) == 1 else f"{', '.join(waiting)} wait" if waiting else ""
     facts.append(("Frees", f"{short_bytes(row.vram)} on {where(row)}, where {who or 'nobody waits'}"))
     if row.pinned:
@@ -90,3 +92,8 @@ def _disturbed(verb: str, row: ModelRow, view: View) -> tuple[tuple[str, str], .
         if left > 0:
             facts.append(("Protected", f"{short_duration(left)} more (minRuntime); this does not count here"))
     return tuple(facts)
+
+
+def _boots(row: ModelRow) -> bool:
+    """Whether it waits to boot, with nobody who wants it to serve."""
+    return any(replica.intent is not None and replica.intent.boot for replica in row.replicas)

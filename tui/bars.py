@@ -146,7 +146,7 @@ def _bar(lines: list[Line], gpu: Gpu, shape: Form, view: View) -> bool:
     for number, part in enumerate(held):
         room_behind = free.stop - free.start if number == len(held) - 1 else 0
         taken = max(taken, _segment(bar_rows, part, room_behind, shape, view))
-    if free.stop - taken > len(amount):
+    if free.stop - taken >= len(amount) + 3:
         end = shape.left + free.stop - 1
         if shape.tall:
             lines[0].end(end, "free", palette.dim)
@@ -225,8 +225,7 @@ def _demand(line: Line, row: GpuRow, shape: Form, view: View, told: bool) -> Non
         end = shape.bar_end
         if gpu.foreign and shape.wide:
             end = line.end(end, f"░ {short_bytes(gpu.foreign)} other programs", palette.dim) - 3
-        _, free, _ = parts(gpu, shape.bar)
-        if gpu.room > 0 and free.stop - free.start < 8:
+        if gpu.room > 0 and not told:
             line.end(end, f"{short_bytes(gpu.room)} free", palette.dim)
     _stays(line, gpu, shape, view)
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from greenthread.clock import Clock, SystemClock, parse_time
 from greenthread.kube.aio import AsyncClient
 from greenthread.kube.core import Object, Patch
-from greenthread.kube.errors import Forbidden
+from greenthread.kube.errors import ApiError, Forbidden
 from greenthread.kube.reflector import Reflector
 from greenthread.kube.resources import EVENTS, GPUS, MODELS, PODS, Resource, key_of
 from greenthread.names import ANNOTATION_RECORD, DEFAULT_NAMESPACE, LABEL_MODEL
@@ -123,15 +123,17 @@ class ClusterData:
 
     @property
     def link(self) -> Link:
-        """The connection; the pods and events that a user may not read do not make it lost."""
+        """The connection. Lost: no watch gets through; one alone that is refused leaves its kind out."""
         now = asyncio.get_running_loop().time()
-        reflectors = list(self._reflectors.values())
-        missing = tuple(str(r.error) for r in reflectors if isinstance(r.error, Forbidden))
-        troubles = [str(r.error) for r in reflectors if r.error is not None and not isinstance(r.error, Forbidden)]
-        contacts = [r.last_contact for r in reflectors if r.last_contact is not None]
+        watched = self._reflectors
+        readable = [r for r in watched.values() if not isinstance(r.error, Forbidden)]
+        troubles = [r.error for r in readable if r.error is not None]
+        contacts = [r.last_contact for r in readable if r.last_contact is not None]
         age = now - max(contacts) if contacts else None
-        if troubles:
-            return Link("lost", age, troubles[0], missing)
+        if troubles and len(troubles) == len(readable):
+            return Link("lost", age, str(troubles[0]))
+        # after an interruption a quiet watch is only known to be well when it next says something
+        missing = tuple(f"{kind}: {r.error}" for kind, r in watched.items() if isinstance(r.error, ApiError))
         return Link("live" if contacts or missing else "connecting", age, "", missing)
 
     @property

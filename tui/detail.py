@@ -89,7 +89,7 @@ def _gone(key: Key, view: View, width: int) -> list[Line]:
 def lines_of(row: ModelRow, view: View, width: int) -> list[Line]:
     """The whole page."""
     lines = [Line(width), facts.summary(row, view, width), _now(row, view, width), Line(width)]
-    lines += facts.reasons(width, 4, row, view)
+    lines += facts.reasons(width, 3 if width >= 100 else 4, row, view)
     lines += _wakes(row, view, width)
     if len(row.replicas) > 1:
         lines += _replicas(row, view, width)
@@ -97,6 +97,8 @@ def lines_of(row: ModelRow, view: View, width: int) -> list[Line]:
     told = [event for event in view.data.events if event.key == (row.namespace, row.name)]
     lines += _heading("EVENTS", view, width)
     lines += facts.events(width, min(len(told), EVENTS), view, row, title=False)
+    if not told:
+        lines[-1].put(9, "none yet", view.palette.dim)
     return lines
 
 

@@ -59,7 +59,7 @@ class Confirm(ModalScreen[bool]):
 
     def on_mount(self) -> None:
         box = self.query_one("#box")
-        box.styles.border_left = ("outer", self._view.palette.deactivating)
+        box.styles.border_left = ("wide", self._view.palette.deactivating)
         self.query_one("#cancel").focus()
         self.call_after_refresh(self._paint)
 

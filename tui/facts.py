@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from greenthread.snapshot import GpuRow, ModelRow, Shown, next_step, place, why
-from greenthread.units import short_bytes, short_duration
+from greenthread.snapshot import ModelRow, Shown, next_step, place, why
+from greenthread.units import short_duration
 from tui.cells import Line, cut, wrap
 from tui.data import Told
 from tui.theme import GLYPHS
@@ -259,19 +259,8 @@ def summary(row: ModelRow, view: View, width: int) -> Line:
     return line
 
 
-def waiters_on(row: ModelRow, view: View) -> list[str]:
-    """Who waits for memory on this model's GPUs."""
-    places = {(replica.node, index) for replica in row.replicas for index in replica.gpus}
-    mine: list[GpuRow] = [gpu for gpu in view.snapshot.gpus if (gpu.gpu.node, gpu.gpu.index) in places]
-    return list(dict.fromkeys(i.model for gpu in mine for i in gpu.waiting if i.model != row.name))
-
-
 def where(row: ModelRow) -> str:
     return ", ".join(place(replica.node, replica.gpus) for replica in row.replicas if replica.gpus)
-
-
-def freed(row: ModelRow) -> str:
-    return short_bytes(row.vram)
 
 
 def action_hints(row: ModelRow | None) -> list[KeyHint]:

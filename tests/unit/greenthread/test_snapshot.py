@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from greenthread.clock import format_time
-from greenthread.snapshot import ModelRow, Shown, build, why
+from greenthread.snapshot import ModelRow, Shown, build, next_step, why
 
 NOW = datetime(2026, 11, 22, 14, 3, 22, tzinfo=UTC)
 GIB = 2**30
@@ -94,3 +94,31 @@ def test_a_report_older_than_the_state_makes_up_no_requests(
 ) -> None:
     found = row([occupant("m", state, 0 if state == "sleeping" else 40)], reported)
     assert (found.in_flight, found.queued) == (in_flight, queued)
+
+
+def serving_beside(intents: list[dict[str, Any]]) -> tuple[datetime | None, str]:
+    """What comes next for Model m, which has served for 4 s of its minRuntime of 10 s."""
+    model = {"metadata": {"name": "m", "namespace": "default"}, "spec": {"modelName": "x"}}
+    status = {
+        "node": "n", "index": 0, "totalMemoryBytes": 96 * GIB, "preemptionIntents": intents,
+        "occupants": [occupant("m", "serving", 80, becameServingAt=ago(4))],
+    }  # fmt: skip
+    pod = {
+        "metadata": {"name": "m-0", "namespace": "default", "labels": {"greenthread.ai/model": "m"},
+                     "annotations": {"greenthread.ai/gpus": "0"}},
+    }  # fmt: skip
+    snapshot = build([model], [{"metadata": {"name": "n-0"}, "status": status}], [pod], NOW)
+    found = snapshot.model("default", "m")
+    assert found is not None
+    return next_step(found, snapshot)
+
+
+def test_who_serves_while_another_waits_is_told_when_it_has_to_go() -> None:
+    waiter = {"namespace": "default", "podName": "w-0", "modelName": "w", "requestedMemoryBytes": GIB, "since": ago(1)}
+    assert serving_beside([waiter]) == (NOW + timedelta(seconds=6), "gives way to w when idle, or is preempted")
+
+
+def test_who_serves_while_nobody_waits_is_not_told_to_go() -> None:
+    moment, text = serving_beside([])
+    assert moment is None
+    assert text.startswith("sleeps when idle for 5m")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from datetime import UTC, datetime, timedelta
@@ -37,9 +38,21 @@ class StandingClock:
 
 
 class Network(InProcess):
-    """The way to the API server, which can be cut."""
+    """The way to the API server, which can be cut: then what is under way ends, too."""
 
-    away = False
+    def __init__(self, api: Api) -> None:
+        super().__init__(api)
+        self._cut = asyncio.Event()
+
+    @property
+    def away(self) -> bool:
+        return self._cut.is_set()
+
+    def cut(self) -> None:
+        self._cut.set()
+
+    def mend(self) -> None:
+        self._cut.clear()
 
     async def request(self, *args: Any, **options: Any) -> Any:
         if self.away:
@@ -47,12 +60,20 @@ class Network(InProcess):
         return await super().request(*args, **options)
 
     async def stream(self, *args: Any, **options: Any) -> Any:
-        if self.away:
-            raise Unreachable("the API server at https://prod-eu:6443 does not answer: connection refused")
-        async for line in super().stream(*args, **options):
-            yield line
-            if self.away:
-                raise Unreachable("the API server at https://prod-eu:6443 does not answer: connection refused")
+        lines = super().stream(*args, **options)
+        cut = asyncio.ensure_future(self._cut.wait())
+        try:
+            while True:
+                line = asyncio.ensure_future(anext(lines, None))
+                await asyncio.wait({line, cut}, return_when=asyncio.FIRST_COMPLETED)
+                if cut.done():
+                    line.cancel()
+                    raise Unreachable("the API server at https://prod-eu:6443 does not answer: connection refused")
+                if line.result() is None:
+                    return
+                yield line.result()
+        finally:
+            cut.cancel()
 
 
 def ago(seconds: float) -> str:
@@ -66,7 +87,8 @@ class World:
         self.clock = StandingClock()
         self.api = Api(Store(":memory:"), clock=self.clock, rng=random.Random(1))
         self.network = Network(self.api)
-        self.client = AsyncClient(self.network)
+        #: For the world itself: it is never cut.
+        self.client = AsyncClient(InProcess(self.api))
         self._events = 0
 
     async def __aenter__(self) -> World:
