@@ -180,7 +180,7 @@ class Demonstration:
 
     def _cast(self) -> Cast:
         """Two of the small models of each GPU. Raises Wrong when the controller did not spread them."""
-        by_gpu: dict[str, list[str]] = {}
+        by_gpu: dict[tuple[int, ...], list[str]] = {}
         for name, model in sorted(self._stage.models().items()):
             if model.spec.tensor_parallel_size == 1:
                 by_gpu.setdefault(model.status.gpus, []).append(name)
