@@ -25,7 +25,7 @@ ANNOTATION_ENGINE = f"{GROUP}/engine"
 
 #: On a model's pod: comma-separated GPU indices, chosen by the controller.
 ANNOTATION_GPUS = f"{GROUP}/gpus"
-#: On a model's pod: JSON written by its sidecar, at most every few seconds.
+#: On a model's pod: JSON written by its sidecar, at most once a second.
 ANNOTATION_REPORT = f"{GROUP}/report"
 #: On a model's pod: bytes on each GPU, measured by its sidecar at first boot.
 ANNOTATION_SERVING_MEMORY = f"{GROUP}/serving-memory-per-gpu"

@@ -22,8 +22,9 @@ log = logging.getLogger(__name__)
 
 #: Records kept for /status, Events that may wait to be written.
 _KEEP = 50
-#: Seconds between two writes of the report on the pod, and for which a first change waits for the next.
-_REPORT_EVERY, _REPORT_AFTER = 5.0, 0.3
+#: Of the report on the pod, in seconds: how often counters are looked at; how long a change of state waits for the
+#: next one, since they come in a row; and the least between two writes.
+_REPORT_EVERY, _REPORT_AFTER, _REPORT_GAP = 5.0, 0.3, 1.0
 
 
 @dataclass
@@ -86,7 +87,6 @@ class Recorder:
         self._events: deque[dict[str, Any]] = deque(maxlen=_KEEP)
         self._pending = asyncio.Event()
         self._report_due = asyncio.Event()
-        self._urgent = asyncio.Event()
         self._annotations: dict[str, str] = {}
         self._reported: dict[str, str] = {}
         self._sequence = 0
@@ -142,8 +142,6 @@ class Recorder:
     def serving_memory(self, count: int) -> None:
         """Tells the controller what was measured, bytes on each GPU."""
         self._annotations[ANNOTATION_SERVING_MEMORY] = str(count)
-        # a person who waited for the boot looks now
-        self._urgent.set()
         self._report_due.set()
 
     def changed(self) -> None:
@@ -192,15 +190,12 @@ class Recorder:
             if wanted == self._reported:
                 continue
             body = {"metadata": {"annotations": wanted, **({"uid": self._uid} if self._uid else {})}}
+            pause = _REPORT_GAP - _REPORT_AFTER
             try:
                 await self._client.patch(PODS, self._pod.name, body, namespace=self._pod.namespace)
                 self._reported = wanted
             except (ApiError, Unreachable) as error:
                 log.warning("the report was not written: %s", error)
                 self._report_due.set()
-            try:
-                async with asyncio.timeout(_REPORT_EVERY - _REPORT_AFTER):
-                    await self._urgent.wait()
-            except TimeoutError:
-                pass
-            self._urgent.clear()
+                pause = _REPORT_EVERY
+            await asyncio.sleep(pause)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from greenthread.gpu import State
+from greenthread.names import ANNOTATION_REPORT
 from tests.end_to_end.cluster import NAMESPACE, PATIENCE, Cluster
 from tests.testbeds.programs import need
 
@@ -43,6 +44,17 @@ class Plugin:
         return done.stdout
 
 
+def reported(cluster: Cluster, model: str, **wanted: object) -> None:
+    """Waits until the sidecar's report on its pod says so: that is what the plugin knows of requests in flight."""
+
+    def says() -> bool:
+        [pod] = cluster.pods_of(model)
+        report = json.loads(pod["metadata"]["annotations"].get(ANNOTATION_REPORT, "{}"))
+        return all(report.get(key) == value for key, value in wanted.items())
+
+    cluster.until(says, f"the report of {model} says {wanted}")
+
+
 @pytest.fixture
 def plugin(cluster: Cluster) -> Plugin:
     return Plugin(cluster)
@@ -53,6 +65,7 @@ def test_wake_and_sleep(cluster: Cluster, plugin: Plugin) -> None:
     assert re.search(r"woke ada in \S+ on one/0 \(queue \S+, claim \S+, engine \S+\)", said)
     assert cluster.ledgers["one"].used_bytes(0) == cluster.measured("ada")
     assert "ada serves already" in plugin("wake", "ada", *WAIT)
+    reported(cluster, "ada", state="serving")
     said = plugin("sleep", "ada", *WAIT)
     assert "ada slept in" in said
     assert cluster.ledgers["one"].used_bytes(0) == 0
@@ -64,6 +77,8 @@ def test_several_at_once(cluster: Cluster, plugin: Plugin) -> None:
     assert "woke ada" in said
     assert "woke bob" in said
     cluster.until_serving("one", {"ada", "bob"})
+    for name in ("ada", "bob"):
+        reported(cluster, name, state="serving")
     plugin("sleep", "ada", "bob", *WAIT)
     assert cluster.ledgers["one"].used_bytes(0) == 0
 
@@ -88,6 +103,7 @@ def test_preempt_for_another(cluster: Cluster, plugin: Plugin) -> None:
     cluster.change("ada", fairness={"minRuntime": "1h", "yieldAfter": "0s"})
     cluster.change("big", fairness={"maxWaitTime": "1h"})
     plugin("wake", "ada", *WAIT)
+    reported(cluster, "ada", state="serving")
     said = plugin("preempt", "ada", "--for", "big", *WAIT)
     assert "woke big" in said
     assert "ada slept" in said
@@ -95,14 +111,9 @@ def test_preempt_for_another(cluster: Cluster, plugin: Plugin) -> None:
 
 
 def test_requests_in_flight_are_asked_about(cluster: Cluster, plugin: Plugin) -> None:
-    stream = cluster.stream("ada", seconds=8)
+    stream = cluster.stream("ada", seconds=6 * PATIENCE)
     stream.started()
-
-    def in_flight() -> int:
-        shown = json.loads(plugin("status", "ada", "-o", "json"))
-        return int(re.search(r'"inFlight": ?(\d+)', json.dumps(shown))[1])
-
-    cluster.until(lambda: in_flight() == 1, "the report tells of the request")
+    reported(cluster, "ada", inFlight=1)
     refused = plugin.run("sleep", "ada")
     assert refused.returncode == 1
     assert "1 request in flight" in refused.stderr

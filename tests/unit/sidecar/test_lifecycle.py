@@ -433,3 +433,15 @@ async def test_what_a_boot_measured_is_told_at_once(world):
     assert (await world.report("a"))["bootReady"]
     pod = await world.client.get(PODS, "a-0", namespace=NAMESPACE)
     assert int(pod["metadata"]["annotations"]["greenthread.ai/serving-memory-per-gpu"]) == 60 * GIB
+
+
+@in_world
+async def test_the_report_follows_the_state_within_two_seconds(world):
+    await world.model("a", 60 * GIB)
+    await asyncio.sleep(10)
+    assert await world.request("a") == "ok"
+    await asyncio.sleep(1)
+    assert (await world.report("a"))["state"] == "serving"
+    await world.annotate("a", "greenthread.ai/sleep")
+    await asyncio.sleep(2)
+    assert (await world.report("a"))["state"] == "sleeping"
