@@ -43,14 +43,13 @@ class Detail(Screen[None]):
         super().__init__()
         self.selected: Key | None = key
         self._view, self._readonly = view, readonly
+        self._header, self._body, self._footer = Panel("header"), Lines("all"), Panel("footer")
 
     def compose(self) -> ComposeResult:
-        yield Panel("header")
-        yield Lines("all")
-        yield Panel("footer")
+        yield from (self._header, self._body, self._footer)
 
     def on_mount(self) -> None:
-        self.query_one("#all").focus()
+        self._body.focus()
         self.call_after_refresh(self._again)
 
     def on_resize(self, event: Resize) -> None:
@@ -65,11 +64,11 @@ class Detail(Screen[None]):
     def show(self, view: View) -> None:
         """Paints what changed."""
         self._view = view
-        if not self.size.width or not self.is_mounted or self.selected is None:
+        if not self.size.width or not self._footer.is_attached or self.selected is None:
             return
         row = view.snapshot.model(*self.selected)
-        body = self.query_one("#all", Lines)
-        self.query_one("#header", Panel).show([facts.header(self.size.width, view, self._readonly)])
+        body = self._body
+        self._header.show([facts.header(self.size.width, view, self._readonly)])
         body.set_class(view.link.state == "lost", "-stale")
         body.show(lines_of(row, view, body.room) if row is not None else _gone(self.selected, view, body.room))
         hints = [KeyHint("esc", "back", True, "screen.back")]
@@ -77,7 +76,7 @@ class Detail(Screen[None]):
             hints += facts.action_hints(row)
         hints += [KeyHint("?", "help", True, "app.help"), KeyHint("q", "quit", True, "app.quit")]
         line, spots = facts.footer(self.size.width, hints, view)
-        self.query_one("#footer", Panel).show([line], spots)
+        self._footer.show([line], spots)
 
 
 def _gone(key: Key, view: View, width: int) -> list[Line]:

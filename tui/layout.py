@@ -38,8 +38,9 @@ def plan(width: int, height: int, gpus: int, models: int, reserved: int = 0) -> 
 
     As rows shrink: events 5 → 1, blank lines, bars 2 → 1 rows; then models and bars scroll. WHY and NEXT stay.
     """
+    gpus, models = max(gpus, 1), max(models, 1)  # else a line says that there are none
     columns = 2 if gpus >= 8 and width >= TWO_COLUMNS else 1
-    least_table = min(max(models, 1), 4)
+    least_table = min(models, 4)
     # header, footer, headings of GPUs and models, the blank line between them and the one before WHY
     fixed = 6 + reserved
     choices = [
@@ -55,18 +56,17 @@ def plan(width: int, height: int, gpus: int, models: int, reserved: int = 0) -> 
         choices = [(False, True, 4, 5, 4), (False, True, 4, 3, 2), *choices]
     elif gpus >= 4:
         choices = [(False, True, 3, 5, 4), *choices]
-    wanted = models
     for tall, gap, why, events, blanks in choices:
         bars = gpu_height(gpus, columns, tall, gap)
-        if fixed + bars + wanted + why + 1 + events + blanks <= height:
+        if fixed + bars + models + why + 1 + events + blanks <= height:
             break
     rest = height - fixed - why - 1 - events - blanks
     if bars > rest - least_table:
-        bars = max(rest - max(least_table, rest // 2), 2)
+        bars = max(rest - max(least_table, rest // 2), 1)
     table = rest - bars
-    if table > max(models, 3) and blanks == 4:
+    if table > models and blanks == 4:
         # room to spare: more events, up to what is read at a glance
-        more = min(table - max(models, 3), 15)
+        more = min(table - models, 15)
         events, table = events + more, table - more
     return Plan(
         tall=tall,

@@ -9,6 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.events import Resize
 from textual.screen import Screen
+from textual.widget import Widget
 from textual.widgets import Input
 
 from greenthread.snapshot import ModelRow
@@ -19,8 +20,6 @@ from tui.facts import KeyHint
 from tui.view import View, key_of_row
 from tui.wakes import Key
 from tui.widgets import Lines, ModelTable, Panel
-
-_BODY = ("#gpu-heading", "#gpus", "#table-heading", "#models", "#why", "#wake", "#events")
 
 
 class Overview(Screen[None]):
@@ -41,70 +40,70 @@ class Overview(Screen[None]):
         self._words = ""
         self._view: View | None = None
         self._rows: list[ModelRow] = []
+        self._header, self._trouble = Panel("header"), Panel("trouble")
+        self._gpu_heading, self._gpus = Panel("gpu-heading"), Lines("gpus")
+        self._table_heading, self._models = Panel("table-heading"), ModelTable("models")
+        self._why, self._wake, self._events = Panel("why"), Panel("wake"), Panel("events")
+        self._filter = Input(
+            placeholder="words in name, state, GPU; enter keeps, esc clears", id="filter", compact=True
+        )
+        self._footer = Panel("footer")
 
     def compose(self) -> ComposeResult:
-        yield Panel("header")
-        yield Panel("trouble")
-        yield Panel("gpu-heading")
-        yield Lines("gpus")
-        yield Panel("table-heading")
-        yield ModelTable("models")
-        yield Panel("why")
-        yield Panel("wake")
-        yield Panel("events")
-        yield Input(placeholder="words in name, state, GPU; enter keeps, esc clears", id="filter", compact=True)
-        yield Panel("footer")
+        yield from (self._header, self._trouble, *self._body, self._filter, self._footer)
+
+    @property
+    def _body(self) -> tuple[Widget, ...]:
+        """What is greyed when it may be old."""
+        return (
+            self._gpu_heading, self._gpus, self._table_heading, self._models, self._why, self._wake, self._events,
+        )  # fmt: skip
 
     def on_mount(self) -> None:
-        self.query_one("#filter").display = False
-        self.query_one(ModelTable).focus()
+        self._filter.display = False
+        self._models.focus()
 
     @property
     def selected(self) -> Key | None:
-        return self.query_one(ModelTable).selected
+        return self._models.selected
 
     def show(self, view: View) -> None:
         """Paints what changed."""
         self._view = view
         width, height = self.size
-        if not width or not self.is_mounted:
+        if not width or not self._footer.is_attached:
             return
         rows = table.in_order(view.snapshot.models)
         self._rows = [row for row in rows if table.matches(row, self._words)] if self._words else rows
         trouble = _trouble(width, view)
-        filtering = self.query_one("#filter").display
-        plan = layout.plan(width, height, len(view.snapshot.gpus), len(self._rows), len(trouble) + filtering)
+        taken = len(trouble) + self._filter.display
+        plan = layout.plan(width, height, len(view.snapshot.gpus), len(self._rows), taken)
         self._arrange(plan, len(trouble))
-        self._panel("header").show([facts.header(width, view, self._readonly)])
-        self._panel("trouble").show(trouble)
+        self._header.show([facts.header(width, view, self._readonly)])
+        self._trouble.show(trouble)
         self._show_gpus(plan, view)
         self._show_models(view)
         row = self._selected_row()
-        self._panel("why").show(facts.reasons(width, plan.why_rows, row, view))
-        self._panel("wake").show(facts.wake_line(width, view))
-        self._panel("events").show(facts.events(width, plan.events, view))
+        self._why.show(facts.reasons(width, plan.why_rows, row, view))
+        self._wake.show(facts.wake_line(width, view))
+        self._events.show(facts.events(width, plan.events, view))
         line, spots = facts.footer(width, self._hints(row), view)
-        self._panel("footer").show([line], spots)
-        for name in _BODY:
-            self.query_one(name).set_class(view.link.state == "lost", "-stale")
-
-    def _panel(self, name: str) -> Panel:
-        return self.query_one(f"#{name}", Panel)
+        self._footer.show([line], spots)
+        for widget in self._body:
+            widget.set_class(view.link.state == "lost", "-stale")
 
     def _arrange(self, plan: layout.Plan, trouble: int) -> None:
         """Heights and blank lines; Textual lays out again only when one of them is another."""
-        wide_gap = 1
-        for name, height, gap in (
-            ("trouble", trouble, 0),
-            ("gpu-heading", 1, plan.top_gap),
-            ("gpus", plan.gpu_rows, 0),
-            ("table-heading", 1, wide_gap),
-            ("models", plan.table_rows, 0),
-            ("why", plan.why_rows, wide_gap),
-            ("wake", 1, plan.wake_gap),
-            ("events", plan.events, plan.events_gap),
+        for widget, height, gap in (
+            (self._trouble, trouble, 0),
+            (self._gpu_heading, 1, plan.top_gap),
+            (self._gpus, plan.gpu_rows, 0),
+            (self._table_heading, 1, 1),
+            (self._models, plan.table_rows, 0),
+            (self._why, plan.why_rows, 1),
+            (self._wake, 1, plan.wake_gap),
+            (self._events, plan.events, plan.events_gap),
         ):
-            widget = self.query_one(f"#{name}")
             shown = height > 0
             if widget.display != shown:
                 widget.display = shown
@@ -116,14 +115,14 @@ class Overview(Screen[None]):
                 widget.styles.margin = (int(gap), 0, 0, 0)
 
     def _show_gpus(self, plan: layout.Plan, view: View) -> None:
-        panel = self.query_one("#gpus", Lines)
+        panel = self._gpus
         rows, columns = view.snapshot.gpus, plan.gpu_columns
         width = panel.room // columns
         shape = bars.form(width, plan.tall, rows)
         head = Line(self.size.width)
         for column in range(columns):
             head.paste(column * width, bars.heading(shape, view))
-        self._panel("gpu-heading").show([head])
+        self._gpu_heading.show([head])
         deep = -(-len(rows) // columns)
         lines: list[Line] = []
         for at in range(deep):
@@ -143,11 +142,11 @@ class Overview(Screen[None]):
         panel.show(lines)
 
     def _show_models(self, view: View) -> None:
-        models = self.query_one(ModelTable)
+        models = self._models
         rows, width = self._rows, models.room
         fields = table.columns(width, rows, view)
         note = f"{len(rows)} of {len(view.snapshot.models)}" if self._words else ""
-        self._panel("table-heading").show([table.heading(width, fields, view, note)])
+        self._table_heading.show([table.heading(width, fields, view, note)])
         models.show(
             [key_of_row(row) for row in rows],
             lambda at, selected, focused: table.draw(rows[at], width, fields, view, selected, focused),
@@ -187,9 +186,8 @@ class Overview(Screen[None]):
             self.app.push_screen(Detail(key, self._view, self._readonly))
 
     def action_filter(self) -> None:
-        box = self.query_one("#filter", Input)
-        box.display = True
-        box.focus()
+        self._filter.display = True
+        self._filter.focus()
         self._again()
 
     @on(Input.Changed)
@@ -199,16 +197,14 @@ class Overview(Screen[None]):
 
     @on(Input.Submitted)
     def _typed_out(self) -> None:
-        box = self.query_one("#filter", Input)
-        box.display = bool(self._words)
-        self.query_one(ModelTable).focus()
+        self._filter.display = bool(self._words)
+        self._models.focus()
         self._again()
 
     def action_clear_filter(self) -> None:
-        box = self.query_one("#filter", Input)
-        box.value, self._words = "", ""
-        box.display = False
-        self.query_one(ModelTable).focus()
+        self._filter.value, self._words = "", ""
+        self._filter.display = False
+        self._models.focus()
         self._again()
 
 

@@ -99,12 +99,11 @@ class Wakes:
             wake.step(name, now)
 
     def current(self, snapshot: Snapshot) -> list[Wake]:
-        """Those that go on or just ended: what copies or boots first, then what waits; the oldest first."""
-        rank = {Shown.WAKING: 0, Shown.CONVERTING: 1, Shown.PENDING: 2}
+        """Those that go on or just ended: what copies, boots or gets room first, what only waits last; then by age."""
 
         def order(wake: Wake) -> tuple[int, float]:
-            row = snapshot.model(*wake.key)
-            state = row.state if row else Shown.SERVING
-            return (rank.get(state, 3), wake.steps[0].began.timestamp() if wake.steps else 0.0)
+            steps = [step.name for step in wake.steps if step.ended is None]
+            rank = 0 if "copy" in steps else 1 if "boot" in steps else 2 if len(steps) > 1 else 3 if wake.done else 4
+            return (rank, wake.steps[0].began.timestamp() if wake.steps else 0.0)
 
         return sorted(self._wakes.values(), key=order)

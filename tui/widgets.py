@@ -197,6 +197,7 @@ class ModelTable(ScrollView, can_focus=True):
 
     def on_resize(self, event: Resize) -> None:
         self._strips = {}
+        self.call_after_refresh(self._follow)
         self.post_message(self.Resized())
 
     def on_focus(self) -> None:
