@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from greenthread.fairness import protected_for
 from greenthread.gpu import Gpu, Intent, Occupant, State
-from greenthread.snapshot import GpuRow, ModelRow, Shown
+from greenthread.snapshot import GpuRow, Shown
 from greenthread.units import short_bytes, short_duration
 from tui.cells import Line, cut, spark
 from tui.theme import GLYPHS, PINNED, blend
@@ -214,7 +214,7 @@ def _demand(line: Line, row: GpuRow, shape: Form, view: View, told: bool) -> Non
         _waited_for(line, row, row.waiting[0], shape, view)
         return
     gpu, palette = row.gpu, view.palette
-    stuck = _cannot_fit(gpu, view)
+    stuck = view.stuck.get((gpu.node, gpu.index))
     if stuck is not None:
         need = stuck.model.status.serving_memory_per_gpu or 0
         line.put(1, cut(f"{GLYPHS[Shown.CANNOT_FIT]} {stuck.name}", shape.left - 2), palette.failed)
@@ -273,17 +273,6 @@ def _scale(line: Line, gpu: Gpu, need: int, colour: str, shape: Form) -> None:
         line.put(at + 1 + (width - len(text)) // 2, text, colour, bold=True)
     elif short and start - shape.left > len(texts[1]):
         line.end(start, texts[1], colour, bold=True)
-
-
-def _cannot_fit(gpu: Gpu, view: View) -> ModelRow | None:
-    """A model that wants this GPU and could not even if all that may leave it left."""
-    for row in view.snapshot.models:
-        if row.state is Shown.CANNOT_FIT and any(
-            replica.state is Shown.CANNOT_FIT and replica.node == gpu.node and gpu.index in replica.gpus
-            for replica in row.replicas
-        ):
-            return row
-    return None
 
 
 def _stays(line: Line, gpu: Gpu, shape: Form, view: View) -> None:

@@ -70,7 +70,8 @@ class Detail(Screen[None]):
         body = self._body
         self._header.show([facts.header(self.size.width, view, self._readonly)])
         body.set_class(view.link.state == "lost", "-stale")
-        body.show(lines_of(row, view, body.room) if row is not None else _gone(self.selected, view, body.room))
+        lines = lines_of(row, view, body.room) if row is not None else _gone(self.selected, view, body.room)
+        body.show(len(lines), lines.__getitem__)
         hints = [KeyHint("esc", "back", True, "screen.back")]
         if not self._readonly:
             hints += facts.action_hints(row)

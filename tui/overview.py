@@ -40,6 +40,7 @@ class Overview(Screen[None]):
         self._words = ""
         self._view: View | None = None
         self._rows: list[ModelRow] = []
+        self._why_rows = 3
         self._header, self._trouble = Panel("header"), Panel("trouble")
         self._gpu_heading, self._gpus = Panel("gpu-heading"), Lines("gpus")
         self._table_heading, self._models = Panel("table-heading"), ModelTable("models")
@@ -83,12 +84,10 @@ class Overview(Screen[None]):
         self._trouble.show(trouble)
         self._show_gpus(plan, view)
         self._show_models(view)
-        row = self._selected_row()
-        self._why.show(facts.reasons(width, plan.why_rows, row, view))
+        self._why_rows = plan.why_rows
+        self._show_selected(view)
         self._wake.show(facts.wake_line(width, view))
         self._events.show(facts.events(width, plan.events, view))
-        line, spots = facts.footer(width, self._hints(row), view)
-        self._footer.show([line], spots)
         for widget in self._body:
             widget.set_class(view.link.state == "lost", "-stale")
 
@@ -123,23 +122,25 @@ class Overview(Screen[None]):
         for column in range(columns):
             head.paste(column * width, bars.heading(shape, view))
         self._gpu_heading.show([head])
-        deep = -(-len(rows) // columns)
-        lines: list[Line] = []
-        for at in range(deep):
-            if at and plan.gpu_gap:
-                lines.append(Line(panel.room))
-            here = [Line(panel.room) for _ in range(shape.rows)]
-            for column in range(columns):
-                number = at + column * deep
-                if number < len(rows):
-                    for line, part in zip(here, bars.block(rows[number], shape, view), strict=True):
-                        line.paste(column * width, part)
-            lines += here
         if not rows:
+            line = Line(panel.room)
             text = "no GPUs yet: the node agent makes one object for each device"
-            lines = [Line(panel.room)]
-            lines[0].put(1, text if view.link.state == "live" else "", view.palette.dim)
-        panel.show(lines)
+            line.put(1, text if view.link.state == "live" else "", view.palette.dim)
+            panel.show(1, lambda _: line)
+            return
+        deep, step = -(-len(rows) // columns), shape.rows + plan.gpu_gap
+        blocks: dict[int, list[Line]] = {}
+
+        def paint(y: int) -> Line:
+            line, part = Line(panel.room), y % step
+            for number in range(y // step, len(rows), deep):
+                if part < shape.rows:
+                    if number not in blocks:
+                        blocks[number] = bars.block(rows[number], shape, view)
+                    line.paste(number // deep * width, blocks[number][part])
+            return line
+
+        panel.show(deep * step - plan.gpu_gap, paint)
 
     def _show_models(self, view: View) -> None:
         models = self._models
@@ -147,14 +148,18 @@ class Overview(Screen[None]):
         fields = table.columns(width, rows, view)
         note = f"{len(rows)} of {len(view.snapshot.models)}" if self._words else ""
         self._table_heading.show([table.heading(width, fields, view, note)])
-        models.show(
+        models.show_models(
             [key_of_row(row) for row in rows],
             lambda at, selected, focused: table.draw(rows[at], width, fields, view, selected, focused),
         )
 
-    def _selected_row(self) -> ModelRow | None:
+    def _show_selected(self, view: View) -> None:
+        """What depends on the selected model."""
         key = self.selected
-        return self._view.snapshot.model(*key) if self._view is not None and key is not None else None
+        row = view.snapshot.model(*key) if key is not None else None
+        self._why.show(facts.reasons(self.size.width, self._why_rows, row, view))
+        line, spots = facts.footer(self.size.width, self._hints(row), view)
+        self._footer.show([line], spots)
 
     def _hints(self, row: ModelRow | None) -> list[KeyHint]:
         hints = [KeyHint("enter", "detail", row is not None, "screen.open")]
@@ -172,8 +177,12 @@ class Overview(Screen[None]):
             self.show(self._view)
 
     @on(ModelTable.Moved)
-    @on(ModelTable.Resized)
     def _moved(self) -> None:
+        if self._view is not None:
+            self._show_selected(self._view)
+
+    @on(ModelTable.Resized)
+    def _resized(self) -> None:
         self._again()
 
     def on_resize(self, event: Resize) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
+from functools import cached_property
 
 from greenthread.gpu import PodRef
 from greenthread.snapshot import ModelRow, Shown, Snapshot
@@ -16,8 +17,6 @@ from tui.wakes import Key
 
 NONE = "–"
 """Stands for unknown or none."""
-
-WAITS = (Shown.PENDING, Shown.CANNOT_FIT)
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class View:
     def now(self) -> datetime:
         return self.snapshot.at
 
-    @property
+    @cached_property
     def several_namespaces(self) -> bool:
         return len({row.namespace for row in self.snapshot.models}) > 1
 
@@ -47,6 +46,18 @@ class View:
     def name(self, key: Key) -> str:
         """A model's name, with its namespace where there are several."""
         return f"{key[0]}/{key[1]}" if self.several_namespaces else key[1]
+
+    @cached_property
+    def stuck(self) -> dict[tuple[str, int], ModelRow]:
+        """By node and index of a GPU: a model that wants it and could not fit even if all that may leave it left."""
+        return {
+            (replica.node, index): row
+            for row in self.snapshot.models
+            if row.state is Shown.CANNOT_FIT
+            for replica in row.replicas
+            if replica.state is Shown.CANNOT_FIT
+            for index in replica.gpus
+        }
 
     def row_of_pod(self, pod: PodRef, model: str) -> ModelRow | None:
         return self.snapshot.model(pod.namespace, model)

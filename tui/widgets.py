@@ -27,7 +27,8 @@ class Panel(Widget):
 
     def show(self, lines: Sequence[Line], spots: Sequence[tuple[int, int, str]] = ()) -> None:
         """`spots`: (from column, before column, action of the app) that can be clicked on the first line."""
-        old, self._strips = self._strips, [line.strip().apply_style(self.rich_style) for line in lines]
+        style = self.rich_style
+        old, self._strips = self._strips, [line.strip().apply_style(style) for line in lines]
         self._spots = list(spots)
         if len(old) != len(self._strips):
             self.refresh()
@@ -46,7 +47,7 @@ class Panel(Widget):
 
 
 class Lines(ScrollView, can_focus=True):
-    """Lines that scroll."""
+    """Lines that scroll. Only those in sight are painted, and only what changed is drawn."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "scroll_down", show=False),
@@ -57,38 +58,49 @@ class Lines(ScrollView, can_focus=True):
 
     def __init__(self, id: str) -> None:
         super().__init__(id=id)
-        self._strips: list[Strip] = []
+        self._count = 0
+        self._paint: Callable[[int], Line] | None = None
+        self._strips: dict[int, Strip] = {}
 
     @property
     def room(self) -> int:
         """Columns for a line."""
         return self.scrollable_content_region.width
 
-    def show(self, lines: Sequence[Line]) -> None:
-        old, self._strips = self._strips, [line.strip().apply_style(self.rich_style) for line in lines]
-        size = Size(max((line.width for line in lines), default=0), len(lines))
+    def show(self, count: int, paint: Callable[[int], Line]) -> None:
+        """`count` lines, and how to paint the one of a number."""
+        old_strips, old_count = self._strips, self._count
+        self._count, self._paint, self._strips = count, paint, {}
+        size = Size(self.room, count)
         if size != self.virtual_size:
             self.virtual_size = size
-        if len(old) != len(self._strips):
+        if count != old_count:
             self.refresh()
             return
-        for y, (before, now) in enumerate(zip(old, self._strips, strict=True)):
-            if before != now:
+        for y in range(self.scroll_offset.y, min(self.scroll_offset.y + self.size.height, count)):
+            if self._strip(y) != old_strips.get(y):
                 self.refresh_line(y)
 
     def render_line(self, y: int) -> Strip:
         at = y + self.scroll_offset.y
-        if at >= len(self._strips):
+        if at >= self._count or self._paint is None:
             return Strip.blank(self.size.width, self.rich_style)
-        return self._strips[at].crop_extend(0, self.size.width, self.rich_style)
+        return self._strip(at).crop_extend(0, self.size.width, self.rich_style)
+
+    def repaint(self, at: int) -> None:
+        """Paints one line anew."""
+        self._strips.pop(at, None)
+        self.refresh_line(at)
+
+    def _strip(self, at: int) -> Strip:
+        if at not in self._strips:
+            assert self._paint is not None
+            self._strips[at] = self._paint(at).strip().apply_style(self.rich_style)
+        return self._strips[at]
 
 
-Painter = Callable[[int, bool, bool], Line]
-"""Paints the row of a number: (number, whether it is selected, whether the table has the focus)."""
-
-
-class ModelTable(ScrollView, can_focus=True):
-    """Rows with a selected one, which stays selected wherever it moves to. Only rows in sight are painted."""
+class ModelTable(Lines):
+    """A line for each model, with a selected one, which stays selected wherever it moves to."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j,down", "move(1)", show=False),
@@ -113,51 +125,22 @@ class ModelTable(ScrollView, can_focus=True):
         super().__init__(id=id)
         self.selected: Key | None = None
         self._keys: list[Key] = []
-        self._paint: Painter | None = None
-        self._strips: dict[int, Strip] = {}
 
-    @property
-    def room(self) -> int:
-        """Columns for a row."""
-        return self.scrollable_content_region.width
-
-    def show(self, keys: Sequence[Key], paint: Painter) -> None:
-        """The rows, by key in order, and how to paint them."""
-        old_strips, old_count = self._strips, len(self._keys)
+    def show_models(self, keys: Sequence[Key], paint: Callable[[int, bool, bool], Line]) -> None:
+        """The rows by key, in order; `paint` gets (number, whether it is selected, whether the table has the focus)."""
         at = self.cursor
-        self._keys, self._paint, self._strips = list(keys), paint, {}
+        self._keys = list(keys)
         if self.selected not in self._keys:
             # it is gone: its neighbour takes its place
             self.selected = self._keys[min(at, len(self._keys) - 1)] if self._keys else None
-        size = Size(self.room, len(self._keys))
-        if size != self.virtual_size:
-            self.virtual_size = size
+        self.show(len(self._keys), lambda at: paint(at, self._keys[at] == self.selected, self.has_focus))
         if self.cursor != at:
             self._follow()
-        if len(self._keys) != old_count:
-            self.refresh()
-            return
-        for y in range(self.scroll_offset.y, min(self.scroll_offset.y + self.size.height, len(self._keys))):
-            if self._strip(y) != old_strips.get(y):
-                self.refresh_line(y)
 
     @property
     def cursor(self) -> int:
         """Number of the selected row."""
         return self._keys.index(self.selected) if self.selected in self._keys else 0
-
-    def render_line(self, y: int) -> Strip:
-        at = y + self.scroll_offset.y
-        if at >= len(self._keys) or self._paint is None:
-            return Strip.blank(self.size.width, self.rich_style)
-        return self._strip(at).crop_extend(0, self.size.width, self.rich_style)
-
-    def _strip(self, at: int) -> Strip:
-        if at not in self._strips:
-            assert self._paint is not None
-            line = self._paint(at, self._keys[at] == self.selected, self.has_focus)
-            self._strips[at] = line.strip().apply_style(self.rich_style)
-        return self._strips[at]
 
     def select(self, at: int) -> None:
         """Selects a row by its number, the nearest there is."""
@@ -165,10 +148,9 @@ class ModelTable(ScrollView, can_focus=True):
             return
         at = min(max(at, 0), len(self._keys) - 1)
         if self._keys[at] != self.selected:
-            for row in (self.cursor, at):
-                self._strips.pop(row, None)
-                self.refresh_line(row)
-            self.selected = self._keys[at]
+            before, self.selected = self.cursor, self._keys[at]
+            self.repaint(before)
+            self.repaint(at)
             self.post_message(self.Moved())
         self._follow()
 
@@ -201,11 +183,7 @@ class ModelTable(ScrollView, can_focus=True):
         self.post_message(self.Resized())
 
     def on_focus(self) -> None:
-        self._repaint_cursor()
+        self.repaint(self.cursor)
 
     def on_blur(self) -> None:
-        self._repaint_cursor()
-
-    def _repaint_cursor(self) -> None:
-        self._strips.pop(self.cursor, None)
-        self.refresh_line(self.cursor)
+        self.repaint(self.cursor)
