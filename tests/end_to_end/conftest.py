@@ -16,6 +16,8 @@ BIG = "big"
 #: Of the node with two: a replica on each GPU, and one that needs both.
 BOTH_GPUS = ("twins", "gang")
 
+CLUSTER = pytest.StashKey[Cluster]()
+
 
 @pytest.fixture(scope="session")
 def api(request: pytest.FixtureRequest) -> Iterator[EmbeddedApi | RealApi]:
@@ -29,7 +31,7 @@ def api(request: pytest.FixtureRequest) -> Iterator[EmbeddedApi | RealApi]:
 
 
 @pytest.fixture(scope="session")
-def running(api: EmbeddedApi | RealApi) -> Iterator[Cluster]:
+def running(api: EmbeddedApi | RealApi, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """All parts on this API, with the Models that many tests share: started once for a run."""
     with Cluster(api) as cluster:
         for name in SMALL:
@@ -37,7 +39,11 @@ def running(api: EmbeddedApi | RealApi) -> Iterator[Cluster]:
         cluster.apply(BIG, gpuMemoryUtilization="0.90")
         cluster.apply("twins", TWO, gpuMemoryUtilization="0.90", replicas=2)
         cluster.apply("gang", TWO, gpuMemoryUtilization="0.90", tensorParallelSize=2)
+        request.config.stash[CLUSTER] = cluster
+        # boots wait for memory like requests do: none must be left when tests begin
+        cluster.ready(*SMALL, BIG, *BOTH_GPUS)
         yield cluster
+        del request.config.stash[CLUSTER]
 
 
 @pytest.fixture
@@ -53,7 +59,7 @@ def cluster(running: Cluster) -> Iterator[Cluster]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Generator[None, Any, Any]:
     report = yield
-    cluster = getattr(item, "funcargs", {}).get("running")
-    if report.failed and isinstance(cluster, Cluster):
+    cluster = item.config.stash.get(CLUSTER, None)
+    if report.failed and cluster is not None and "running" in item.fixturenames:
         report.sections.append(("cluster", cluster.picture()))
     return report
