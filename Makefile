@@ -1,5 +1,5 @@
 # Everything here installs what it needs into .venv first. Only Python 3.11 or newer and make are assumed.
-.PHONY: help demo up test test-real check bench lock clean
+.PHONY: help demo up test test-real check simulate bench lock clean
 
 PY := .venv/bin/python
 export PYTHONUNBUFFERED := 1
@@ -31,6 +31,10 @@ check: ## formatting, lint, types, and who imports whom
 	.venv/bin/mypy
 	.venv/bin/mypy localcluster tui
 	.venv/bin/lint-imports
+
+simulate: ## the real sidecars, agent and controller in virtual time under faults: SEEDS=200 (SEED=7 replays one)
+	@PYTHON="$(PYTHON)" ./scripts/install dev
+	$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED) --history,--seeds $(or $(SEEDS),200))
 
 bench: ## the benchmarks, one after the other
 	@PYTHON="$(PYTHON)" ./scripts/install dev
