@@ -88,6 +88,8 @@ class Replica:
     vram: int
     report: Report | None
     intent: Intent | None = None
+    #: What it wants, and what is decided of that now; None when it wants nothing.
+    want: Want | None = None
     decision: Decision | None = None
 
     @property
@@ -271,11 +273,13 @@ def next_step(row: ModelRow, snapshot: Snapshot) -> tuple[datetime | None, str]:
     match row.state:
         case Shown.PENDING:
             for replica in row.replicas:
-                match replica.decision:
-                    case Wait(until=until) if until is not None:
-                        return until, "it may ask others to make room, if they do not give way before"
+                moment, decision = _foreseen(replica, snapshot)
+                match decision:
                     case Wait(coming=coming) if coming:
                         return None, f"wakes as soon as {', '.join(coming)} has made room"
+                    case Preempt(victims=victims) if moment > now:
+                        who = ", ".join(v.model for v in victims)
+                        return moment, f"asks {who} to make room, unless there is room before"
                     case Preempt(victims=victims):
                         return now, f"asks {', '.join(v.model for v in victims)} to make room"
                     case Fits():
@@ -307,6 +311,20 @@ def next_step(row: ModelRow, snapshot: Snapshot) -> tuple[datetime | None, str]:
         case Shown.SLEEPING:
             return None, _if_asked(row, snapshot)
     return None, ""
+
+
+def _foreseen(replica: Replica, snapshot: Snapshot) -> tuple[datetime, Decision | None]:
+    """What will be decided if nothing but time changes, and when."""
+    moment, decision = snapshot.at, replica.decision
+    devices = [g.gpu for g in snapshot.gpus if g.gpu.node == replica.node and g.gpu.index in replica.gpus]
+    for _ in range(8):  # each time is the end of a barrier or of somebody's minRuntime
+        if replica.want is None or not isinstance(decision, Wait) or decision.coming:
+            break
+        if decision.until is None or decision.until <= moment:
+            break
+        moment = decision.until
+        decision = fairness.decide(replica.want, devices, moment)
+    return moment, decision
 
 
 def waiters(row: ModelRow, snapshot: Snapshot) -> list[str]:
@@ -364,6 +382,7 @@ def _replica(
     occupant = entries[0][1] if entries else None
     intent = next((found for gpu in devices if (found := gpu.intent(ref)) is not None), None)
     vram = max((entry.reserved for _gpu, entry in entries), default=0)
+    want: Want | None = None
     decision: Decision | None = None
     if pod.get("status", {}).get("phase") == "Failed":
         state = Shown.FAILED
@@ -384,7 +403,7 @@ def _replica(
         want = Want(ref, model.name, need, since, model.spec.fairness.max_wait_time, boot=boot, lock=not boot)
         decision = fairness.decide(want, devices, now)
         if intent is None and not isinstance(decision, CannotFit):
-            state, decision = Shown.SLEEPING, None  # the report is older than the GPU objects
+            state, want, decision = Shown.SLEEPING, None, None  # the report is older than the GPU objects
     since_shown = None
     if state is Shown.SERVING and occupant is not None:
         since_shown = occupant.became_serving_at
@@ -395,7 +414,7 @@ def _replica(
     elif state is Shown.WAKING:
         locks = (gpu.wake_lock for gpu in devices if gpu.wake_lock is not None)
         since_shown = next((lock.acquired_at for lock in locks if lock.holder == ref), None)
-    return Replica(ref, state, since_shown, node, gpus, vram, report, intent, decision)
+    return Replica(ref, state, since_shown, node, gpus, vram, report, intent, want, decision)
 
 
 def _row(model: Model, replicas: tuple[Replica, ...]) -> ModelRow:

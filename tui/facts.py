@@ -222,7 +222,7 @@ def events(width: int, height: int, view: View, only: ModelRow | None = None, ti
     lines = [Line(width) for _ in range(height)]
     left = (10 if width >= 100 else 9) if title else 1
     if title and lines:
-        lines[0].put(3, "EVENTS" if height > 1 else "EVENT", palette.dim)
+        lines[0].put(3, "EVENTS" if left > 9 else "EVENT", palette.dim)
         if not told:
             lines[0].put(left, "none yet", palette.dim)
     shown = list(reversed(told[-height:])) if height else []

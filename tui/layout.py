@@ -65,8 +65,8 @@ def plan(width: int, height: int, gpus: int, models: int, reserved: int = 0) -> 
         bars = max(rest - max(least_table, rest // 2), 1)
     table = rest - bars
     if table > models and blanks == 4:
-        # room to spare: more events, up to what is read at a glance
-        more = min(table - models, 15)
+        # room to spare goes to the events
+        more = table - models
         events, table = events + more, table - more
     return Plan(
         tall=tall,

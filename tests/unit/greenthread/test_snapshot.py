@@ -122,3 +122,38 @@ def test_who_serves_while_nobody_waits_is_not_told_to_go() -> None:
     moment, text = serving_beside([])
     assert moment is None
     assert text.startswith("sleeps when idle for 5m")
+
+
+def waiting_beside(*others: dict[str, Any], since: float = 1) -> tuple[datetime | None, str]:
+    """What comes next for Model m, which waits for 40 GiB."""
+    model = {"metadata": {"name": "m", "namespace": "default"}, "spec": {"modelName": "x"}}
+    intent = {"namespace": "default", "podName": "m-0", "modelName": "m", "requestedMemoryBytes": 40 * GIB}
+    status = {
+        "node": "n", "index": 0, "totalMemoryBytes": 96 * GIB, "preemptionIntents": [intent | {"since": ago(since)}],
+        "occupants": [occupant("m", "sleeping"), *others],
+    }  # fmt: skip
+    pod = {
+        "metadata": {"name": "m-0", "namespace": "default", "labels": {"greenthread.ai/model": "m"},
+                     "annotations": {"greenthread.ai/gpus": "0"}},
+    }  # fmt: skip
+    snapshot = build([model], [{"metadata": {"name": "n-0"}, "status": status}], [pod], NOW)
+    found = snapshot.model("default", "m")
+    assert found is not None
+    return next_step(found, snapshot)
+
+
+@pytest.mark.parametrize(("protected", "asked_in"), [(0, 4), (3, 4), (8, 8)])
+def test_who_waits_is_told_when_it_asks_whom_to_make_room(protected: float, asked_in: float) -> None:
+    """The later of the end of its maxWaitTime (5 s) and of the victim's minRuntime."""
+    busy = occupant("v", "serving", 80, becameServingAt=ago(2), protectedUntil=ago(-protected))
+    moment, text = waiting_beside(busy)
+    assert moment == NOW + timedelta(seconds=asked_in)
+    assert text == "asks v to make room, unless there is room before"
+
+
+def test_who_waits_for_memory_on_its_way_is_told_so() -> None:
+    assert waiting_beside(occupant("v", "deactivating", 80)) == (None, "wakes as soon as v has made room")
+
+
+def test_who_waits_for_a_boot_can_only_wait() -> None:
+    assert waiting_beside(occupant("v", "converting", 80), since=20) == (None, "waits for the next change on its GPU")

@@ -70,7 +70,7 @@ async def test_one_look_tells_who_is_on_the_gpus_who_waits_and_why(size: tuple[i
             everything.replace("▎", " ").split()
         )
         assert "NEXT" in everything
-        assert "14:03:25" in line_with(app, "NEXT")
+        assert "14:03:30  in 8.0s: asks llama-3-1-8b to make room" in line_with(app, "NEXT")
         assert "quit" in lines[-1]
 
 

@@ -62,18 +62,20 @@ class Network(InProcess):
     async def stream(self, *args: Any, **options: Any) -> Any:
         lines = super().stream(*args, **options)
         cut = asyncio.ensure_future(self._cut.wait())
+        line: asyncio.Future[Any] = asyncio.ensure_future(anext(lines, None))
         try:
             while True:
-                line = asyncio.ensure_future(anext(lines, None))
                 await asyncio.wait({line, cut}, return_when=asyncio.FIRST_COMPLETED)
                 if cut.done():
-                    line.cancel()
                     raise Unreachable("the API server at https://prod-eu:6443 does not answer: connection refused")
                 if line.result() is None:
                     return
                 yield line.result()
+                line = asyncio.ensure_future(anext(lines, None))
         finally:
-            cut.cancel()
+            for task in (line, cut):
+                task.cancel()
+            await asyncio.gather(line, cut, return_exceptions=True)
 
 
 def ago(seconds: float) -> str:
