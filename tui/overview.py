@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import ClassVar
 
 from textual import on
@@ -222,8 +223,11 @@ def _trouble(width: int, view: View) -> list[Line]:
     palette, link = view.palette, view.link
     lines: list[Line] = []
     if link.state == "lost":
-        head = "connection lost" if link.age is not None else "no connection"
-        text = f"✕ {head}: {link.trouble}. It is tried again; nothing here is newer."
+        trouble = link.trouble if link.trouble.endswith(("?", "!", ".")) else f"{link.trouble}."
+        text = f"✕ no connection: {trouble} Trying again."
+        if link.age is not None:
+            then = view.time(view.now - timedelta(seconds=link.age))
+            text = f"✕ connection lost: {trouble} Trying again; this is the cluster of {then}."
         for part in wrap(text, width - 2, 3):
             lines.append(Line(width))
             lines[-1].put(1, part, palette.failed)
