@@ -101,7 +101,8 @@ class Claims:
     async def claim(self, want: Want, occupant: Occupant) -> None:
         """Claims on every GPU in ascending order, or on none. Refused: some write was not taken, nothing is held.
 
-        ``occupant`` is the entry to write (state waking or converting, bytes reserved).
+        After any other error something may be held: see ``holding``. ``occupant`` is the entry to write (state waking or
+        converting, bytes reserved).
         """
         claimed: list[str] = []
         for name in self._names:
@@ -112,6 +113,30 @@ class Claims:
                     await self._own(held, lambda obj, gpu: self._turn_back_patch(obj, gpu, want, occupant))
                 raise
             claimed.append(name)
+
+    def holding(self) -> bool:
+        """Whether an entry or a lock of this pod stands on some GPU that only a claim under way should have.
+
+        Also a claim whose answer never came shows here, at the latest when the watch tells of it.
+        """
+        for gpu in self.gpus():
+            mine = gpu.occupant(self.pod)
+            if mine is not None and mine.state is not State.SLEEPING:
+                return True
+            if gpu.wake_lock is not None and gpu.wake_lock.holder == self.pod:
+                return True
+        return False
+
+    async def turn_back(self, want: Want, occupant: Occupant) -> None:
+        """What is held becomes an intent with the age of ``want``, in one write a GPU."""
+
+        def patch(obj: dict[str, Any], gpu: Gpu) -> Patch:
+            mine = gpu.occupant(self.pod)
+            held = mine is not None and mine.state is not State.SLEEPING
+            locked = gpu.wake_lock is not None and gpu.wake_lock.holder == self.pod
+            return self._turn_back_patch(obj, gpu, want, occupant) if held or locked else []
+
+        await self._everywhere(patch)
 
     async def publish(self, occupant: Occupant, unlock: bool = True) -> None:
         """Writes this pod's entry on every GPU, adds it where it is missing, and gives the wake lock back if held."""

@@ -200,8 +200,9 @@ class Lifecycle:
             self._wished_sleep = None
             if self._want() is not None:
                 return True
-            await self._keep_entry(State.SLEEPING, 0)
-            await self._wait(None if self.boot_ready else self._wants.boot_pause)
+            kept = await self._keep_entry(State.SLEEPING, 0)
+            pause = None if self.boot_ready else self._wants.boot_pause
+            await self._wait(pause if kept else min(_API_BACKOFF[1], pause or math.inf))
         return False
 
     def _want(self) -> Want | None:
@@ -220,10 +221,15 @@ class Lifecycle:
             want = None if self._stopping else self._want()
             try:
                 if want is None:
-                    if announced:
+                    if self._claims.holding():
+                        await self._claims.release(self._entry(State.SLEEPING, 0))
+                    elif announced:
                         await self._claims.withdraw()
                     self._enter(SidecarState.SLEEPING)
                     return None
+                if self._claims.holding():  # a claim of which no answer came: nobody waits while holding
+                    await self._claims.turn_back(want, self._entry(State.SLEEPING, 0))
+                    announced = True
                 self._decision = decision = fairness.decide(want, self._claims.gpus(), self._clock.now())
                 if not isinstance(decision, Fits) and not record.waited_for:
                     record.waited_for = fairness.explain(decision, self._clock.now())
@@ -233,7 +239,10 @@ class Lifecycle:
                 match decision:
                     case Fits():
                         claiming = _loop_time()
+                        announced = True  # a gang that turns back leaves intents
                         await self._claims.claim(want, self._entry(self._claim_state(), want.need))
+                        if want.lock is not self.boot_ready:
+                            continue  # the engine died meanwhile: a boot takes another claim than a wake
                         record.steps["queue"] = claiming - asked
                         record.steps["claim"] = _loop_time() - claiming
                         record.reason = self._asked_by(want)
@@ -421,6 +430,7 @@ class Lifecycle:
             rest = await self._rest_engine()
         record.steps = {"drain": sleeping - draining, "engine": _loop_time() - sleeping}
         self._became_serving_at = None
+        self._wants.boot_ready = rest is Rest.ASLEEP  # before the write: an engine that dies meanwhile must boot
         released = self._entry(State.SLEEPING, 0)
         await self._insist(lambda: self._claims.release(released))
         self._metrics.set_reserved(0)
@@ -428,7 +438,6 @@ class Lifecycle:
         self._metrics.sleep_duration.observe(record.total)
         if reason.why in (Why.PREEMPTED, Why.YIELDED):
             self._metrics.preempted.inc()
-        self._wants.boot_ready = rest is Rest.ASLEEP
         if rest is Rest.ABSENT:
             if reason.why is Why.CRASHED:
                 record.error, self.error = self._died, self._died
@@ -556,6 +565,7 @@ _EVENT_OF = {
     Why.PREEMPTED: "Preempted",
     Why.ASKED: "Slept",
     Why.BOOTED: "Slept",
+    Why.BEGUN: "Slept",
     Why.STOPPED: "Slept",
     Why.CRASHED: "EngineDied",
 }

@@ -26,6 +26,7 @@ class Why(Enum):
     BOOTED = "booted, nobody asked for it yet"
     STOPPED = "the pod goes away"
     CRASHED = "the engine died"
+    BEGUN = "had begun to leave when the API server gave no answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,8 @@ def reason_to_sleep(me: Serving, gpus: Sequence[Gpu], now: datetime) -> Reason |
         return Reason(Why.CRASHED)
     if me.wished is not None:
         return Reason(me.wished)
+    if any((mine := gpu.occupant(me.pod)) is not None and mine.state is State.DEACTIVATING for gpu in gpus):
+        return Reason(Why.BEGUN)  # others count on it, and there is no way back
     if me.spec.fairness.popular:
         return math.inf
     named = fairness.named_by(me.pod, gpus)

@@ -1,0 +1,152 @@
+"""What the model checker found (docs/protocol.md): trouble in the middle of a write, one test each."""
+
+import asyncio
+import json
+
+from greenthread.gpu import State
+from greenthread.kube.errors import Unreachable
+from greenthread.kube.resources import GPUS
+from tests.unit.sidecar.test_lifecycle import in_world, state
+from tests.unit.sidecar.world import GIB, NAMESPACE
+
+SOON = {"minRuntime": "0s", "maxWaitTime": "1s"}
+
+
+def on_write(world, gpu, word, then):
+    """Runs ``then(send)`` in the place of the next write to the GPU's status in whose body ``word`` stands."""
+    request, done = world.transport.request, []
+
+    async def hooked(method, path, *args, **options):
+        send = lambda: request(method, path, *args, **options)  # noqa: E731
+        body = next((arg for arg in (*args, *options.values()) if isinstance(arg, bytes)), b"")
+        if not done and method == "PATCH" and path.endswith(f"/gpus/{gpu}/status") and word in _values(body):
+            done.append(True)
+            return await then(send)
+        return await send()
+
+    world.transport.request = hooked
+    return done
+
+
+def _values(body):
+    return json.dumps([op.get("value") for op in json.loads(body) if op["op"] != "test"])
+
+
+async def lost(send):
+    """The write is made, its answer never comes."""
+    await send()
+    raise Unreachable("the connection broke")
+
+
+async def another_program_takes(world, gpu, amount):
+    body = {"status": {"foreignMemoryBytes": amount}}
+    await world.client.patch(GPUS, gpu, body, namespace=NAMESPACE, subresource="status")
+
+
+@in_world
+async def test_a_gang_whose_claim_got_no_answer_does_not_wait_while_holding(world):
+    await world.model("gang", 60 * GIB, gpus=(0, 1))
+    await world.model("b", 60 * GIB)
+
+    async def fails(_send):
+        await another_program_takes(world, "n-1", 50 * GIB)
+        raise Unreachable("the connection broke")
+
+    done = on_write(world, "n-1", "waking", fails)
+    waiting = asyncio.create_task(world.request("gang"))
+    await asyncio.sleep(10)
+    assert done
+    gpu = await world.gpu(0)
+    assert gpu.occupants[0].reserved == 0
+    assert gpu.wake_lock is None
+    assert await world.request("b") == "ok"
+    await another_program_takes(world, "n-1", 0)
+    assert await waiting == "ok"
+
+
+@in_world
+async def test_a_claim_without_an_answer_is_given_back_when_nobody_wants_it_any_more(world):
+    await world.model("a", 60 * GIB)
+    waiting = asyncio.create_task(world.request("a"))
+
+    async def client_leaves_too(send):
+        await send()
+        waiting.cancel()
+        raise Unreachable("the connection broke")
+
+    done = on_write(world, "n-0", "waking", client_leaves_too)
+    await asyncio.sleep(10)
+    assert done
+    gpu = await world.gpu()
+    assert (gpu.occupants[0].state, gpu.occupants[0].reserved, gpu.wake_lock) == (State.SLEEPING, 0, None)
+
+
+@in_world
+async def test_who_began_to_leave_leaves_though_the_answer_was_lost(world):
+    await world.model("a", 60 * GIB, fairness=SOON, sleep={"idleTimeout": "5s", "drainTimeout": "10s"})
+    await world.model("b", 60 * GIB, fairness=SOON)
+    assert await world.request("a") == "ok"
+    long = []
+
+    async def request_comes_then(send):
+        long.append(asyncio.create_task(world.request("a", 1000)))
+        return await lost(send)
+
+    on_write(world, "n-0", "deactivating", request_comes_then)
+    await world.until(lambda: bool(long))
+    await asyncio.sleep(5)
+    assert await world.request("b") == "ok", "a is not in the way for ever, with an entry that says it leaves"
+    long[0].cancel()
+
+
+@in_world
+async def test_an_engine_that_dies_while_its_wake_is_claimed_boots_under_a_boots_claim(world):
+    await world.model("a", 60 * GIB)
+
+    async def dies(send):
+        world.engines["a"].crash()
+        return await send()
+
+    done = on_write(world, "n-0", "waking", dies)
+    starts = world.engines["a"].calls.count("start")
+    waiting = asyncio.create_task(world.request("a"))
+    await world.until(lambda: world.engines["a"].calls.count("start") > starts)
+    assert done
+    gpu = await world.gpu()
+    assert gpu.occupants[0].state is State.CONVERTING
+    assert gpu.wake_lock is None, "a boot lasts minutes"
+    assert await waiting == "ok"
+
+
+@in_world
+async def test_an_engine_that_dies_while_its_sleep_is_written_is_not_taken_for_asleep(world):
+    sidecar = await world.model("a", 60 * GIB, fairness=SOON, sleep={"idleTimeout": "5s"})
+    assert await world.request("a") == "ok"
+
+    async def dies(send):
+        world.engines["a"].crash()
+        return await send()
+
+    starts = world.engines["a"].calls.count("start")
+    done = on_write(world, "n-0", "sleeping", dies)
+    await world.until(lambda: bool(done))
+    await world.until(lambda: world.engines["a"].calls.count("start") > starts)
+    await world.until(lambda: sidecar.lifecycle.boot_ready and state(world, "a") == "sleeping")
+    assert await world.request("a") == "ok"
+
+
+@in_world
+async def test_a_gang_that_turned_back_and_is_not_wanted_any_more_leaves_no_intent(world):
+    await world.model("gang", 60 * GIB, gpus=(0, 1))
+    waiting = asyncio.create_task(world.request("gang"))
+
+    async def refused(send):
+        await another_program_takes(world, "n-1", 50 * GIB)
+        waiting.cancel()
+        return await send()
+
+    done = on_write(world, "n-1", "waking", refused)
+    await asyncio.sleep(10)
+    assert done
+    for index in (0, 1):
+        assert (await world.gpu(index)).intents == ()
