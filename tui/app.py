@@ -58,6 +58,7 @@ class Dashboard(App[None]):
         self._cluster, self._flags, self._zone = context, kubectl_flags, zone
         self._colours = Colours()
         self._second = 0
+        self._not_before = 0.0
         self._moving = False
         self.register_theme(_textual_theme(self.palette))
         self.theme = f"greenthread-{theme}"
@@ -83,10 +84,16 @@ class Dashboard(App[None]):
             await self.data.client.close()
 
     def _frame(self) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        if began < self._not_before:
+            return
         second = int(self.data.clock.now().timestamp())
         if self.data.take_changes() or self._moving or second != self._second:
             self._second = second
             self.paint()
+            # keys come first: a large cluster that changes all the time takes a third of the time at most
+            self._not_before = loop.time() + 2 * (loop.time() - began)
 
     def paint(self) -> None:
         """Shows the cluster as it is now on the screens in sight."""
