@@ -101,7 +101,7 @@ class Claims:
     async def claim(self, want: Want, occupant: Occupant) -> None:
         """Claims on every GPU in ascending order, or on none. Refused: some write was not taken, nothing is held.
 
-        After any other error something may be held: see ``holding``. ``occupant`` is the entry to write (state waking or
+        After any other error something may be held: see ``holding``. ``occupant`` is the entry to write (waking or
         converting, bytes reserved).
         """
         claimed: list[str] = []
