@@ -312,6 +312,13 @@ class Cluster:
         """`GET /status` of the sidecar of one of the Model's pods; empty while it does not answer."""
         return self._status(self.pods_of(model)[number])
 
+    def reachable(self, model: str) -> bool:
+        """Whether the gateway has an endpoint of the Model, booted and ready; wakes nothing."""
+        try:
+            return self.http.get(f"{self.gateway}/{model}/health").status_code == 200
+        except httpx.TransportError:
+            return False
+
     def _status(self, pod: Object) -> Object:
         try:
             return dict(self.http.get(f"http://{self.address}:{self.port(pod, 'http')}/status").json())

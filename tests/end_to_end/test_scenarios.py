@@ -357,6 +357,7 @@ def test_a_node_that_reboots_serves_again(cluster: Cluster) -> None:
 
 def test_serving_goes_on_while_the_api_is_out_of_reach(cluster: Cluster) -> None:
     assert cluster.chat("ada").status == 200
+    cluster.until(lambda: cluster.reachable("bob"), "the gateway knows where bob is")
     stream = cluster.stream("ada", seconds=3)
     stream.started()
     with cluster.no_api():
