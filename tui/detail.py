@@ -118,11 +118,11 @@ def _now(row: ModelRow, view: View, width: int) -> Line:
         ("needs", short_bytes(memory) if memory else NONE),
         ("in flight", NONE if row.in_flight is None else str(row.in_flight)),
         ("queue", NONE if row.queued is None else str(row.queued)),
-        ("requests", NONE if row.requests is None else str(row.requests)),
         ("last wake", NONE if row.last_wake is None else short_duration(row.last_wake)),
+        ("requests", NONE if row.requests is None else str(row.requests)),
         ("", "★ pinned" if row.pinned else ""),
     ):
-        if not value:
+        if not value or x + len(word) + len(value) + 1 > width:
             continue
         if word:
             x = line.put(x, f"{word} ", palette.dim)
@@ -139,7 +139,8 @@ def _wakes(row: ModelRow, view: View, width: int) -> list[Line]:
         return lines
     colours = dict(zip(STEPS, (palette.occupants[5][1], *(palette.occupants[n][1] for n in (2, 1, 0))), strict=True))
     used = [step for step in STEPS if any(step in _steps(told) for told in wakes)]
-    ends, x = {}, 42
+    first = max(min(42, width - 10 * len(used) - 11), 20)
+    ends, x = {}, first
     for step in used:
         ends[step] = x = x + 10
         lines[1].put(x - len(step) - 2, "■", colours[step])
@@ -151,7 +152,7 @@ def _wakes(row: ModelRow, view: View, width: int) -> list[Line]:
         line, steps = Line(width), _steps(told)
         at = _moment(told)
         x = line.put(1, view.time(at), palette.dim) + 2
-        line.put(x, cut(_how(told), 40 - x), palette.failed if told.warning else palette.text)
+        line.put(x, cut(_how(told), first - 2 - x), palette.failed if told.warning else palette.text)
         for step in used:
             value = steps.get(step)
             line.end(

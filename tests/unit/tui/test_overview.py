@@ -310,3 +310,12 @@ async def test_both_themes_paint_every_state_in_its_own_colour(theme: str) -> No
             if segment.style is not None and segment.style.color is not None
         }
         assert states <= used
+
+
+async def test_the_detail_fits_a_small_terminal() -> None:
+    async with opened((80, 24)) as (_, app, pilot):
+        await pilot.press("j", "enter")
+        await pilot.pause()
+        assert "TOTAL" in line_with(app, "LAST WAKES")
+        assert line_with(app, "13:56:42").split()[-4:-1] == ["2ms", "4ms", "3.0s"]
+        assert "last wake 3.0s" in line_with(app, "in flight 0")
