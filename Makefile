@@ -1,5 +1,5 @@
 # Everything here installs what it needs into .venv first. Only Python 3.11 or newer and make are assumed.
-.PHONY: help demo up test test-real check simulate bench lock clean
+.PHONY: help demo up test test-real check simulate bench model-check lock clean
 
 PY := .venv/bin/python
 export PYTHONUNBUFFERED := 1
@@ -42,6 +42,9 @@ bench: ## the benchmarks, one after the other
 		if [ ! -e "$$file" ]; then echo "there is no benchmark yet"; exit 0; fi; \
 		name=$$(basename "$$file" .py); echo "== benchmarks.$$name"; $(PY) -m "benchmarks.$$name" $(ARGS); \
 	done
+
+model-check: ## the claim protocol under SPIN, in every configuration, and mistakes that it must catch (10 minutes)
+	@$(or $(PYTHON),python3) scripts/model_check.py $(ARGS)
 
 lock: ## requirements.lock anew from pyproject.toml, at the newest versions
 	@PYTHON="$(PYTHON)" ./scripts/install dev

@@ -1,4 +1,4 @@
-/* The claim protocol (docs/protocol.md) as built, for SPIN: `make model-check` runs it in many configurations.
+/* The claim protocol (protocol.md) as built, for SPIN: `make model-check` runs it in many configurations.
  *
  * Each step below carries the name of the function that takes it. One step of the model is what the code does between two
  * awaits: it decides, or makes one write of one GPU object, or the engine, a client, time or trouble does something.
@@ -70,7 +70,7 @@
 #ifndef RQ3
 #define RQ3 1
 #endif
-/* Masks of pods: pinned; absent engine at the start; requests that never end; no yieldAfter; no minRuntime; serving at the start. */
+/* Masks of pods: pinned; absent engine at the start; requests that never end; no yieldAfter; no minRuntime. */
 #ifndef POPULAR
 #define POPULAR 0
 #endif
@@ -116,9 +116,6 @@
 #endif
 #ifndef FOREIGN
 #define FOREIGN 0   /* another program takes one unit of GPU 0, and gives it back */
-#endif
-#ifndef MEDDLES
-#define MEDDLES 0
 #endif
 
 /* Occupants' states. */
@@ -216,6 +213,16 @@
 #define ON(g, p)  ((GSET(p) >> (g)) & 1)
 #define FIRST(p)  ((GSET(p) & 1) -> 0 : ((GSET(p) & 2) -> 1 : 2))
 #define POP(p)    ((POPULAR >> (p)) & 1)
+#ifdef BUG_PINNED_IS_VICTIM
+#define SPARED(p) 0
+#else
+#define SPARED(p) POP(p)
+#endif
+#ifdef BUG_RUNTIME_IGNORED
+#define SAFE(p)   SPARED(p)
+#else
+#define SAFE(p)   (SPARED(p) || prot[p])
+#endif
 
 /* ---- what the API server keeps: the GPU objects ---- */
 byte st[NG * NP];    /* occupants: state */
@@ -261,7 +268,7 @@ byte ag;             /* 1 + GPU that it has read and will write */
 bool agst;           /* that GPU was written since */
 byte aggone, agdown; /* masks: what it found out about the pods named there */
 
-hidden byte nm;      /* scratch: who is named, within one step */
+byte nm, rk;         /* scratch within one step, else 0: who is named; a rank */
 
 /* ---- greenthread/fairness.py ---- */
 #define F_RES(g, p, q)   rs[X(g, q)]
@@ -271,13 +278,13 @@ hidden byte nm;      /* scratch: who is named, within one step */
 #define WANT(p)          (since[p] || !ready[p])
 #define NEED(p)          (ready[p] -> NEEDW(p) : NEEDB(p))
 #define ROOM(g, p)       (TOT(g) - RES(g) + rs[X(g, p)])                       /* _room */
-#ifdef BUG_YOUNGER_PASSES
-#define OLDER(g, p)      0
-#else
 #define F_OLDER(g, p, q) (((q) != (p) && it[X(g, q)] && it[X(g, q)] < AGE(p)) -> rq[X(g, q)] : 0)
 #define OLDER(g, p)      SUM(F_OLDER, g, p)                                    /* _older */
-#endif
+#ifdef BUG_LOCK_TAKEN_OVER
+#define LOCKED(g, p)     0
+#else
 #define LOCKED(g, p)     (ready[p] && lock[g] && lock[g] != (p) + 1)
+#endif
 #define SHORT(g, p)      (ON(g, p) && ROOM(g, p) < NEED(p) + OLDER(g, p))
 #define NOFIT(g, p)      (ON(g, p) && (LOCKED(g, p) || ROOM(g, p) < NEED(p) + OLDER(g, p)))
 #ifdef BUG_GANG_BLIND
@@ -290,21 +297,21 @@ hidden byte nm;      /* scratch: who is named, within one step */
 #define F_VIC(g, p, q)   vic[X(g, q)]
 #define NAMEDG(g, p)     (ON(g, p) -> OR(F_VIC, g, p) : 0)
 #define NAMED(p)         ORG(NAMEDG, p)                                        /* _named */
-#ifdef BUG_COMING_BLIND
-#define LEAVES(g, q, names) (st[X(g, q)] == DEACTIVATING)
-#else
-#define LEAVES(g, q, names) (st[X(g, q)] == DEACTIVATING || (st[X(g, q)] == SERVING && !POP(q) && (((names) >> (q)) & 1)))
-#endif
+#define LEAVES(g, q, names) (st[X(g, q)] == DEACTIVATING || (st[X(g, q)] == SERVING && !SPARED(q) && (((names) >> (q)) & 1)))
 #define F_COMING(g, p, q) (((q) != (p) && LEAVES(g, q, NAMED(p))) -> rs[X(g, q)] : 0)
 #define COMING(g, p)     SUM(F_COMING, g, p)                                   /* coming */
 #define F_COMNM(g, p, q) (((q) != (p) && LEAVES(g, q, nm)) -> rs[X(g, q)] : 0)
 #define LACK(g, p)       (NEED(p) + OLDER(g, p) - ROOM(g, p) - SUM(F_COMNM, g, p))
 #define LACKS(g, p)      (ON(g, p) && LACK(g, p) > 0)
-#define F_CAND(g, p, q)  (((q) != (p) && ON(g, p) && st[X(g, q)] == SERVING && !POP(q) && !((nm >> (q)) & 1)) -> BIT(q) : 0)
+#define F_CAND(g, p, q)  (((q) != (p) && ON(g, p) && st[X(g, q)] == SERVING && !SPARED(q) && !((nm >> (q)) & 1)) -> BIT(q) : 0)
 #define CANDG(g, p)      OR(F_CAND, g, p)
 #define CAND(p)          ORG(CANDG, p)
 #define F_PROT(q)        prot[q]
+#ifdef BUG_RUNTIME_IGNORED
+#define PROTECTED        0
+#else
 #define PROTECTED        MASK(F_PROT)
+#endif
 #define ELIGIBLE(p)      (CAND(p) & ~PROTECTED)                                /* _candidates */
 #define GAIN(g, V)       (((V & 1) -> rs[X(g, 0)] : 0) + ((V & 2) -> rs[X(g, 1)] : 0) + GAIN3(g, V) + GAIN4(g, V))
 #if NP >= 3
@@ -346,9 +353,16 @@ hidden byte nm;      /* scratch: who is named, within one step */
                           && TOT(g) - RES(g) + GWCOMING(g, p) < rq[X(g, q)] + SUM2(F_OLDI, g, ((q) * NP + (p))))
 #define GWG(g, p)        (ON(g, p) && rs[X(g, p)] && ANY(F_GW, g, p))
 #define GIVESWAY(p)      ANYG(GWG, p)
+#define F_VAIN(g, p, q)  ((q) != (p) && it[X(g, q)] \
+                          && TOT(g) - RES(g) + COMING(g, p) < rq[X(g, q)] + SUM2(F_OLDI, g, ((q) * NP + (p))))
+#define NEEDS(g, p)      (ON(g, p) && rs[X(g, p)] && ANY(F_VAIN, g, p))
 
 /* ---- watches ---- */
+#ifdef BUG_EVENTS_LOST
+#define F_EV(q)          (pc[q] == ASLEEP || pc[q] == WAITS)
+#else
 #define F_EV(q)          (pc[q] >= WANTED && pc[q] <= WAITS)
+#endif
 #define EVENTED          MASK(F_EV)
 #define F_CL(q)          (pc[q] == CLAIM)
 #define F_LV(q)          (pc[q] == LEAVE && why[q] == YIELDED)
@@ -387,15 +401,15 @@ inline covered(p)   /* an engine that holds memory holds a reservation for it, o
 inline newrank(v)   /* younger than everybody who waits */
 {
   d_step {
-    nm = 0;
+    rk = 0;
     for (k : 0 .. NP - 1) {
-      if :: since[k] > nm -> nm = since[k] :: else fi;
-      if :: bs[k] > nm -> nm = bs[k] :: else fi;
+      if :: since[k] > rk -> rk = since[k] :: else fi;
+      if :: bs[k] > rk -> rk = bs[k] :: else fi;
       for (j : 0 .. NG - 1) {
-        if :: (it[X(j, k)] & 63) > nm -> nm = it[X(j, k)] & 63 :: else fi
+        if :: (it[X(j, k)] & 63) > rk -> rk = it[X(j, k)] & 63 :: else fi
       }
     }
-    v = nm + 1; k = 0; j = 0
+    v = rk + 1; rk = 0; k = 0; j = 0
   }
 }
 
@@ -406,14 +420,22 @@ inline newrank(v)   /* younger than everybody who waits */
 #define HOLDS(p)    ANYG(HOLDG, p)
 #define NOTSERVING(g, p) (ON(g, p) && st[X(g, p)] != SERVING)
 #define LEAVING(g, p) (ON(g, p) && st[X(g, p)] == DEACTIVATING)
-#ifdef FIX_LEAVING
+#ifndef BUG_HALF_LEFT
 #define PUBLISHES(p) (ANYG(NOTSERVING, p) && !ANYG(LEAVING, p))
 #else
 #define PUBLISHES(p) ANYG(CLAIMED, p)
 #endif
 #define CLAIMED(g, p) (ON(g, p) && st[X(g, p)] != SERVING && st[X(g, p)] != DEACTIVATING)
+#ifdef BUG_HEIR_DOES_NOT_WAIT
+#define SETTLES(p) true
+#else
+#define SETTLES(p) (eng[p] != ABSENT || !old[p])   /* leftovers_gone */
+#endif
 #define MYIT(g, p)  (ON(g, p) && it[X(g, p)])
 #define UP(p)       (pc[p] < DOWN)
+
+#define F_USE(g, p, q) (ON(g, q) -> USE(q) : 0)
+#define OVER(g, p)   (SUM(F_USE, g, p) > TOTAL)
 
 /* The API server's rules for a claim (CRD), and what the patch tests. */
 #ifdef BUG_NO_SUM_RULE
@@ -424,10 +446,15 @@ inline newrank(v)   /* younger than everybody who waits */
 #define CNEED(p)    (cw[p] -> NEEDW(p) : NEEDB(p))
 #define CSTATE(p)   (cw[p] -> WAKING : CONVERTING)
 #define MAYCLAIM(g, p) (SUMRULE(g, p, CNEED(p)) \
-                     && (!cw[p] || !lock[g] || lock[g] == (p) + 1) \
+                     && LOCKRULE(g, p) \
                      && (st[X(g, p)] <= SLEEPING || st[X(g, p)] == CSTATE(p)) \
                      && (CNEED(p) <= rs[X(g, p)] || st[X(g, p)] <= SLEEPING) \
                      && (st[X(g, p)] != WAKING || lock[g] == (p) + 1))
+#ifdef BUG_LOCK_TAKEN_OVER
+#define LOCKRULE(g, p) 1
+#else
+#define LOCKRULE(g, p) (!cw[p] || !lock[g] || lock[g] == (p) + 1)
+#endif
 
 /* The patch on the first GPU tests what the decision read; on the others what was read since, so that it may pass or not. */
 #ifdef BUG_CLAIM_UNTESTED
@@ -439,9 +466,12 @@ inline newrank(v)   /* younger than everybody who waits */
 inline w_claim(g, p)
 {
   st[X(g, p)] = CSTATE(p); rs[X(g, p)] = CNEED(p);
+  if
+  :: cw[p] || it[X(g, p)] -> noteI(g, p)
+  :: else -> noteO(g, p)   /* a boot that never waited changes neither lock nor intents */
+  fi;
   if :: cw[p] -> lock[g] = p + 1 :: else fi;
-  it[X(g, p)] = 0; rq[X(g, p)] = 0; vic[X(g, p)] = 0;
-  noteI(g, p)
+  it[X(g, p)] = 0; rq[X(g, p)] = 0; vic[X(g, p)] = 0
 }
 inline w_turn_back(g, p)
 {
@@ -458,8 +488,8 @@ inline w_turn_back(g, p)
 inline w_asleep(g, p)
 {
   st[X(g, p)] = SLEEPING; rs[X(g, p)] = 0;
-  if :: lock[g] == p + 1 -> lock[g] = 0 :: else fi;
-  noteI(g, p); covered(p)
+  if :: lock[g] == p + 1 -> lock[g] = 0; noteI(g, p) :: else -> noteO(g, p) fi;
+  covered(p)
 }
 inline w_strike(g, p)
 {
@@ -471,6 +501,10 @@ inline w_strike(g, p)
 }
 inline w_release(g, p)
 {
+  if
+  :: it[X(g, p)] || ((OR(F_VIC, g, p) >> p) & 1) -> sI[g] = sI[g] | (MASK(F_CL) & USERS(g) & ~BIT(p))
+  :: else
+  fi;
   w_strike(g, p);
   it[X(g, p)] = 0; rq[X(g, p)] = 0; vic[X(g, p)] = 0;
   w_asleep(g, p)
@@ -539,25 +573,25 @@ proctype Pod(byte p)
   :: atomic { reborn && pc[p] == GONE -> reborn--; pc[p] = REPAIR }
 
   /* ================ Lifecycle._repair ================ */
-  :: atomic { pc[p] == REPAIR ->
+  :: atomic { pc[p] == REPAIR && SETTLES(p) ->
        cg[p] = FIRST(p);
        if
        :: eng[p] == E_AWAKE && !jr[p] && !ANYG(NOTSERVING, p) -> pc[p] = RWITHDRAW
        :: eng[p] == E_AWAKE && (jr[p] || ANYG(NOTSERVING, p)) -> eng[p] = E_SLEEPS; jr[p] = 1; pc[p] = REST; why[p] = BOOTED
+#ifdef BUG_TRUSTS_IS_SLEEPING
+       :: eng[p] == E_WAKING -> jr[p] = 0; rest[p] = 1; pc[p] = RELEASE
+#endif
        :: eng[p] == E_WAKING || eng[p] == E_SLEEPS -> jr[p] = 1; pc[p] = REST; why[p] = BOOTED; eng[p] = E_SLEEPS
        :: eng[p] == E_BOOTING -> eng[p] = ABSENT; jr[p] = 0; pc[p] = RELEASE
        :: eng[p] == E_ASLEEP -> jr[p] = 0; rest[p] = 1; pc[p] = RELEASE
-#ifdef BUG_HEIR_DOES_NOT_WAIT
        :: eng[p] == ABSENT -> jr[p] = 0; pc[p] = RELEASE
-#else
-       :: eng[p] == ABSENT && !old[p] -> jr[p] = 0; pc[p] = RELEASE   /* leftovers_gone */
-#endif
        fi }
   :: atomic { pc[p] == RWITHDRAW ->
        if
        :: w_withdraw(cg[p], p);
           if
-          :: LAST(p, cg[p]) -> cg[p] = 0; ready[p] = 1; pc[p] = SERVE; open[p] = 1; assert(eng[p] == E_AWAKE || died[p])
+          :: LAST(p, cg[p]) -> cg[p] = 0; ready[p] = 1; pc[p] = SERVE; open[p] = 1; late[p] = 0;
+             if :: since[p] -> busy[p] = 1; since[p] = 0 :: else fi
           :: else -> cg[p] = NEXT(p, cg[p])
           fi
        :: apif -> apif--
@@ -577,7 +611,7 @@ proctype Pod(byte p)
        if
        :: w_asleep(cg[p], p); if :: LAST(p, cg[p]) -> cg[p] = 0; pc[p] = ASLEEP :: else -> cg[p] = NEXT(p, cg[p]) fi
        :: apif -> apif--; cg[p] = 0; pc[p] = ASLEEP
-#ifdef FIX_KEEP
+#ifndef BUG_KEEPS_ONCE
           ; changed = changed | BIT(p)
 #endif
        fi }
@@ -588,15 +622,17 @@ proctype Pod(byte p)
        changed = changed & ~BIT(p); tarm[p] = 0; armed[p] = 0; nv[p] = 0; cw[p] = ready[p]; nm = NAMED(p);
        if
        :: !WANT(p) ->
-#ifdef FIX_HOLD
+#ifndef BUG_HOLDS_AND_WAITS
           if :: HOLDS(p) -> cg[p] = FIRST(p); pc[p] = RELEASE; rest[p] = ready[p] :: else ->
 #endif
           if :: ann[p] -> cg[p] = FIRST(p); pc[p] = WITHDRAW :: else -> to_top(p) fi
-#ifdef FIX_HOLD
+#ifndef BUG_HOLDS_AND_WAITS
           fi
 #endif
-#ifdef FIX_HOLD
-       :: WANT(p) && HOLDS(p) -> ann[p] = 1; cg[p] = FIRST(p); nv[p] = 1; pc[p] = TURNBACK
+#ifndef BUG_HOLDS_AND_WAITS
+       :: WANT(p) && HOLDS(p) ->
+          if :: !bs[p] && !ready[p] -> newrank(bs[p]) :: else fi;
+          ann[p] = 1; cg[p] = FIRST(p); nv[p] = 1; pc[p] = TURNBACK
 #define FREE(p) (WANT(p) && !HOLDS(p))
 #else
 #define FREE(p) WANT(p)
@@ -605,7 +641,7 @@ proctype Pod(byte p)
           if :: !bs[p] && !ready[p] -> newrank(bs[p]) :: else fi;
           for (j : 0 .. NG - 1) { sI[j] = sI[j] & ~BIT(p) };
           j = 0; cg[p] = FIRST(p); pc[p] = CLAIM;
-#ifdef FIX_ANNOUNCED
+#ifndef BUG_INTENT_FORGOTTEN
           ann[p] = 1
 #else
           skip
@@ -648,13 +684,14 @@ proctype Pod(byte p)
                 fi
              fi
           fi
-       fi }
+       fi;
+       nm = 0 }
   :: atomic { pc[p] == CLAIM ->
        if
        :: MAYCLAIM(cg[p], p) && TESTED(cg[p], p) ->
           w_claim(cg[p], p);
           if
-          :: LAST(p, cg[p]) -> cg[p] = 0; pc[p] = BRINGUP; bs[p] = 0
+          :: LAST(p, cg[p]) -> cg[p] = 0; pc[p] = BRINGUP
           :: else -> cg[p] = NEXT(p, cg[p])
           fi
        :: !MAYCLAIM(cg[p], p) || ((sI[cg[p]] >> p) & 1) ->   /* refused */
@@ -706,18 +743,18 @@ proctype Pod(byte p)
 
   /* ================ Lifecycle._bring_up ================ */
   :: atomic { pc[p] == BRINGUP ->
-       tarm[p] = 0; armed[p] = 0; nv[p] = 0; ann[p] = 0; late[p] = 0; changed = changed & ~BIT(p);
-#ifdef FIX_KIND
+#ifndef BUG_BOOT_UNDER_A_WAKE
        if
-       :: cw[p] != ready[p] -> cg[p] = FIRST(p); pc[p] = RELEASE; rest[p] = ready[p]
+       :: cw[p] != ready[p] -> pc[p] = PENDING   /* _acquire: the engine died meanwhile */
        :: else ->
 #endif
+       tarm[p] = 0; armed[p] = 0; nv[p] = 0; ann[p] = 0; late[p] = 0; bs[p] = 0; changed = changed & ~BIT(p);
        if
        :: ready[p] -> assert(!ANYG(TWOWAKE, p)); eng[p] = (eng[p] == E_ASLEEP -> E_WAKING : ABSENT)
        :: else -> died[p] = 0; eng[p] = E_BOOTING
        fi;
-       cw[p] = ready[p]; jr[p] = 1; pc[p] = ENGINE; covered(p)
-#ifdef FIX_KIND
+       cw[p] = ready[p]; jr[p] = 1; pc[p] = ENGINE; covered(p); assert(!ANYG(OVER, p))
+#ifndef BUG_BOOT_UNDER_A_WAKE
        fi
 #endif
      }
@@ -750,23 +787,15 @@ proctype Pod(byte p)
        fi;
        cg[p] = 0 }
   :: atomic { pc[p] == SERVE && died[p] -> open[p] = 0; cg[p] = FIRST(p); why[p] = CRASHED; pc[p] = LEAVE }
-#ifdef FIX_LEAVING
+#ifndef BUG_HALF_LEFT
   :: atomic { pc[p] == SERVE && ANYG(LEAVING, p) -> open[p] = 0; cg[p] = FIRST(p); why[p] = IDLE; pc[p] = LEAVE }
 #endif
-#ifdef BUG_POPULAR_OBEYS
-  :: atomic { pc[p] == SERVE && !prot[p] && ((NAMED(p) >> p) & 1) ->
-#elif defined(BUG_RUNTIME_IGNORED)
-  :: atomic { pc[p] == SERVE && !POP(p) && ((NAMED(p) >> p) & 1) ->
-#else
-  :: atomic { pc[p] == SERVE && !POP(p) && !prot[p] && ((NAMED(p) >> p) & 1) ->
-#endif
+  :: atomic { pc[p] == SERVE && !SAFE(p) && ((NAMED(p) >> p) & 1) ->
        assert(!POP(p) && !prot[p]);
        open[p] = 0; cg[p] = FIRST(p); why[p] = PREEMPTED; pc[p] = LEAVE }
-#ifndef BUG_NO_YIELD
   :: atomic { pc[p] == SERVE && !POP(p) && !prot[p] && !busy[p] && !((KEEPS >> p) & 1) && GIVESWAY(p) ->
        for (j : 0 .. NG - 1) { sO[j] = sO[j] & ~BIT(p) };
        j = 0; open[p] = 0; cg[p] = FIRST(p); why[p] = YIELDED; pc[p] = LEAVE }
-#endif
   :: atomic { pc[p] == SERVE && !POP(p) && !prot[p] && !busy[p] && ((IDLES >> p) & 1) ->
        open[p] = 0; cg[p] = FIRST(p); why[p] = IDLE; pc[p] = LEAVE }
 
@@ -777,6 +806,7 @@ proctype Pod(byte p)
           cg[p] = 0; why[p] = 0; pc[p] = SERVE; open[p] = 1;
           if :: since[p] -> busy[p] = 1; since[p] = 0 :: else fi
        :: !YREFUSED(p) ->
+          assert(why[p] != YIELDED || cg[p] != FIRST(p) || GSET(p) > 2 || NEEDS(cg[p], p));   /* nobody gives way in vain */
           if :: st[X(cg[p], p)] > SLEEPING -> st[X(cg[p], p)] = DEACTIVATING :: else fi;
           if :: why[p] != YIELDED && lock[cg[p]] == p + 1 -> lock[cg[p]] = 0; noteI(cg[p], p) :: else -> noteO(cg[p], p) fi;
           covered(p);
@@ -802,7 +832,7 @@ proctype Pod(byte p)
   :: atomic { pc[p] == REST && (eng[p] == E_ASLEEP || eng[p] == ABSENT || fails) ->
        if :: eng[p] == E_SLEEPS -> fails--; eng[p] = ABSENT :: else fi;   /* it does not sleep by its deadline: killed */
        rest[p] = (eng[p] == E_ASLEEP); jr[p] = 0; prot[p] = 0; cg[p] = FIRST(p); pc[p] = RELEASE;
-#ifdef FIX_READY
+#ifndef BUG_READY_WHEN_DEAD
        ready[p] = rest[p]
 #else
        skip
@@ -816,7 +846,7 @@ proctype Pod(byte p)
        :: w_release(cg[p], p);
           if
           :: LAST(p, cg[p]) ->
-#ifdef FIX_READY
+#ifndef BUG_READY_WHEN_DEAD
              ready[p] = (rest[p] && !died[p]);
 #else
              ready[p] = rest[p];
@@ -833,10 +863,14 @@ proctype Pod(byte p)
 
 /* controller/agent: Agent._clean and cleanup.clean, one GPU at a time; and foreignMemoryBytes. */
 #define F_DIRTY(g, p, q) (ON(g, q) && ((pc[q] == GONE && !old[q] && (st[X(g, q)] || lock[g] == (q) + 1)) \
-                          || (pc[q] >= DOWN && it[X(g, q)])))
+                          || (F_DOWN(q) && it[X(g, q)])))
 #define DIRTY(g) ANY(F_DIRTY, g, 0)
 #define F_GONE(q) (pc[q] == GONE && !old[q])
+#ifdef BUG_INTENTS_OF_THE_DOWN_STAY
+#define F_DOWN(q) (pc[q] == GONE)
+#else
 #define F_DOWN(q) (pc[q] >= DOWN)
+#endif
 proctype Agent()
 {
   byte k;
