@@ -610,10 +610,7 @@ proctype Pod(byte p)
   :: atomic { pc[p] == KEEP ->
        if
        :: w_asleep(cg[p], p); if :: LAST(p, cg[p]) -> cg[p] = 0; pc[p] = ASLEEP :: else -> cg[p] = NEXT(p, cg[p]) fi
-       :: apif -> apif--; cg[p] = 0; pc[p] = ASLEEP
-#ifndef BUG_KEEPS_ONCE
-          ; changed = changed | BIT(p)
-#endif
+       :: apif -> apif--; cg[p] = 0; pc[p] = ASLEEP; changed = changed | BIT(p)   /* tried again after a while */
        fi }
   :: atomic { pc[p] == ASLEEP && (changed >> p) & 1 -> pc[p] = WANTED }
 
@@ -725,7 +722,7 @@ proctype Pod(byte p)
              k = 0; noteI(cg[p], p)
           fi;
           if
-          :: LAST(p, cg[p]) -> cg[p] = 0; if :: nv[p] -> nv[p] = 0; pc[p] = PENDING :: else -> pc[p] = WAITS fi
+          :: LAST(p, cg[p]) -> cg[p] = 0; if :: nv[p] -> nv[p] = 0; pc[p] = PENDING :: else -> assert(!HOLDS(p)); pc[p] = WAITS fi
           :: else -> cg[p] = NEXT(p, cg[p])
           fi
        :: apif -> apif--; cg[p] = 0; pc[p] = PENDING

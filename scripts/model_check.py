@@ -44,7 +44,7 @@ class Outcome:
 
 
 GANG = "NP=3 NG=2 TOTAL=1 GS0=3 GS1=1 GS2=2"
-RING = "NP=3 NG=3 TOTAL=1 GS0=3 GS1=6 GS2=5"
+RING = "NP=3 NG=3 TOTAL=1 GS0=3 GS1=6 GS2=5 SHORTRUN=7"
 PAIR = "NP=2 NG=1 TOTAL=2 NW0=2"
 TWINS = "NP=2 NG=2 TOTAL=2 GS0=3 GS1=3 NW0=2"
 
@@ -74,7 +74,8 @@ HOLDS = [
     Check("two gangs, API out of reach", f"{TWINS} APIFAULTS=2 QUITS=1", progress=False),
     Check("two gangs, crash", f"{TWINS} CRASHES=1"),
     Check("gang gone", "NP=2 NG=2 TOTAL=1 GS0=3 GS1=2 DELETES=1 REBORN=1"),
-    Check("three overlapping gangs, three GPUs", RING),
+    Check("three overlapping gangs, three GPUs", RING, progress=False),
+    Check("two overlapping gangs, three GPUs", "NP=2 NG=3 TOTAL=1 GS0=3 GS1=6 CRASHES=1 QUITS=1 RQ0=2"),
 ]
 
 MISTAKES = [
@@ -88,7 +89,7 @@ MISTAKES = [
     Check("ALL_GIVE_WAY", "NP=3 NG=1 TOTAL=2"),
     Check("YIELD_UNTESTED", "NP=3 NG=1 TOTAL=2"),
     Check("GANG_BLIND", GANG),
-    Check("GANG_HOLDS BUG_HOLDS_AND_WAITS", RING),
+    Check("GANG_HOLDS BUG_HOLDS_AND_WAITS", GANG),
     Check("EVENTS_LOST", PAIR),
     Check("RELEASE_FIRST", PAIR),
     Check("TRUSTS_IS_SLEEPING", f"{PAIR} CRASHES=1"),
@@ -98,9 +99,8 @@ MISTAKES = [
     # What the code once did, found by this model.
     Check("HOLDS_AND_WAITS", f"{PAIR} APIFAULTS=1"),
     Check("INTENT_FORGOTTEN", f"{GANG} QUITS=1"),
-    Check("KEEPS_ONCE", f"{PAIR} APIFAULTS=2 QUITS=1"),
     Check("BOOT_UNDER_A_WAKE", "NP=2 NG=1 TOTAL=3 NB0=2 DEATHS=1"),
-    Check("HALF_LEFT", f"{PAIR} APIFAULTS=1"),
+    Check("HALF_LEFT", f"{PAIR} APIFAULTS=1 QUITS=1"),
     Check("READY_WHEN_DEAD", f"{PAIR} DEATHS=1"),
 ]
 
