@@ -185,13 +185,18 @@ class Claims:
 
         def patch(obj: dict[str, Any], gpu: Gpu) -> Patch:
             mine = gpu.intent(want.pod)
+            tests: Patch = []
             if victims is None:
                 named = mine.victims if mine else ()
             else:
-                here = tuple(victim.pod for victim in victims if gpu.occupant(victim.pod) is not None)
-                named = tuple(dict.fromkeys((*(mine.victims if mine else ()), *here)))
+                pods = {victim.pod for victim in victims}
+                here = [(k, o) for k, o in enumerate(gpu.occupants) if o.pod in pods and o.state is State.SERVING]
+                named = tuple(dict.fromkeys((*(mine.victims if mine else ()), *(o.pod for _, o in here))))
+                for index, occupant in here:  # a name that comes after its bearer slept would preempt it in vain later
+                    path = f"/status/occupants/{index}"
+                    tests += [*_test_pod(path, occupant.pod), _test(f"{path}/state", str(State.SERVING))]
             intent = Intent(want.pod, self._model, want.need, want.since, named, want.boot)
-            return [] if intent == mine else self._intent_patch(obj, gpu, intent)
+            return [] if intent == mine else [*tests, *self._intent_patch(obj, gpu, intent)]
 
         await self._everywhere(patch)
 
