@@ -17,7 +17,7 @@ up: ## the same parts on this machine's own GPUs, for use
 
 test: ## all tests that need no program from elsewhere
 	@PYTHON="$(PYTHON)" ./scripts/install dev
-	$(PY) -m pytest -m "not real" $(ARGS)
+	@./scripts/test $(ARGS)
 
 test-real: ## the tests on a real kube-apiserver and real vLLM (builds them once: 15 minutes, 6 GB)
 	@PYTHON="$(PYTHON)" ./scripts/install dev

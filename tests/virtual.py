@@ -9,8 +9,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-#: Seconds that one turn of the loop takes: so nobody can wait for ever for a moment that is almost there.
-STEP = 1e-6
 START = datetime(2026, 11, 22, 14, 0, tzinfo=UTC)
 
 
@@ -25,7 +23,7 @@ class _Selector(selectors.SelectSelector):
 
     def select(self, timeout: float | None = None) -> Any:
         ready = super().select(0)
-        self.loop.elapsed += STEP
+        self.loop.elapsed += self.loop.turn
         if not ready and timeout is None:
             raise Stuck("all tasks wait for each other")
         if not ready and timeout:
@@ -34,7 +32,9 @@ class _Selector(selectors.SelectSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
+    def __init__(self, turn: float = 0.0) -> None:
+        """``turn``: seconds that one turn of the loop takes; above 0, nobody waits for ever for a moment almost there."""
+        self.turn = turn
         selector = _Selector()
         selector.loop = self
         self.elapsed = 0.0
@@ -51,7 +51,7 @@ class VirtualClock:
         return START + timedelta(seconds=asyncio.get_running_loop().time())
 
 
-def run(main: Coroutine[Any, Any, T]) -> T:
+def run(main: Coroutine[Any, Any, T], turn: float = 0.0) -> T:
     """Runs to the end in virtual time."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+    with asyncio.Runner(loop_factory=lambda: VirtualLoop(turn)) as runner:
         return runner.run(main)

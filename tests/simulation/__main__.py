@@ -48,7 +48,7 @@ def simulate(seed: int, with_logs: bool = False) -> World:
     root.setLevel(logging.INFO if with_logs else logging.CRITICAL)
     try:
         with seeded(seed):
-            return run(main())
+            return run(main(), turn=1e-6)
     finally:
         root.removeHandler(handler)
 

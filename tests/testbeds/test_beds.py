@@ -77,8 +77,9 @@ def test_what_a_killed_test_has_started_is_gone_too(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", script], cwd=root, stdout=subprocess.PIPE, text=True) as test:
         assert test.stdout is not None
         started = Path(f"/proc/{int(test.stdout.readline())}/cmdline")
-        assert started.read_bytes() == b"sleep\x00100\x00"
+        running = until(lambda: started.read_bytes() == b"sleep\x00100\x00")  # empty in the midst of its exec
         test.kill()
+    assert running
     assert until(lambda: not started.exists() or not started.read_bytes())
 
 
