@@ -33,7 +33,7 @@ class _Selector(selectors.SelectSelector):
 
 class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self, turn: float = 0.0) -> None:
-        """``turn``: seconds that one turn of the loop takes; above 0, nobody waits for ever for a moment almost there."""
+        """``turn``: seconds that a turn of the loop takes; above 0, nobody waits for ever for what is almost due."""
         self.turn = turn
         selector = _Selector()
         selector.loop = self
