@@ -65,7 +65,7 @@ def test_wake_and_sleep(cluster: Cluster, plugin: Plugin) -> None:
     assert re.search(r"woke ada in \S+ on one/0 \(queue \S+, claim \S+, engine \S+\)", said)
     assert cluster.ledgers["one"].used_bytes(0) == cluster.measured("ada")
     assert "ada serves already" in plugin("wake", "ada", *WAIT)
-    reported(cluster, "ada", state="serving")
+    reported(cluster, "ada", state="serving", inFlight=0)
     said = plugin("sleep", "ada", *WAIT)
     assert "ada slept in" in said
     assert cluster.ledgers["one"].used_bytes(0) == 0
@@ -78,7 +78,7 @@ def test_several_at_once(cluster: Cluster, plugin: Plugin) -> None:
     assert "woke bob" in said
     cluster.until_serving("one", {"ada", "bob"})
     for name in ("ada", "bob"):
-        reported(cluster, name, state="serving")
+        reported(cluster, name, state="serving", inFlight=0)
     plugin("sleep", "ada", "bob", *WAIT)
     assert cluster.ledgers["one"].used_bytes(0) == 0
 
@@ -103,7 +103,7 @@ def test_preempt_for_another(cluster: Cluster, plugin: Plugin) -> None:
     cluster.change("ada", fairness={"minRuntime": "1h", "yieldAfter": "0s"})
     cluster.change("big", fairness={"maxWaitTime": "1h"})
     plugin("wake", "ada", *WAIT)
-    reported(cluster, "ada", state="serving")
+    reported(cluster, "ada", state="serving", inFlight=0)
     said = plugin("preempt", "ada", "--for", "big", *WAIT)
     assert "woke big" in said
     assert "ada slept" in said
