@@ -1,4 +1,4 @@
-"""The plugin acts on a cluster that lives. Its words, columns and mistakes are tests/unit/kubectl_greenthread's."""
+"""The plugin acts on a cluster that lives. Its words, columns and mistakes are tests/parts/kubectl_greenthread's."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import json
 import openai
 import pytest
 
-from tests.unit.gateway.world import reply_json, world
+from tests.parts.gateway.world import reply_json, world
 
 
 def completion(head: bytes, body: bytes) -> bytes:

@@ -12,7 +12,7 @@ from textual.pilot import Pilot
 
 from greenthread.clock import format_time
 from greenthread.kube.resources import MODELS
-from tests.unit.tui.world import NOW, World, occupant, report
+from tests.parts.tui.world import NOW, World, occupant, report
 from tui.app import Dashboard
 from tui.detail import Detail
 from tui.dialogs import Confirm, Help

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from localcluster.api.errors import StatusError
 from localcluster.api.messages import Request, Response
 from localcluster.api.watches import Watch
-from tests.unit.localcluster_api.builders import CRDS, MERGE, THINGS, Local, crd, thing
+from tests.parts.localcluster_api.builders import CRDS, MERGE, THINGS, Local, crd, thing
 
 
 def open_watch(local: Local, path: str, **query: str) -> tuple[Watch, list[tuple[str, dict]]]:

@@ -18,7 +18,7 @@ from localcluster.engine.answers import Conversation, Limits, answer
 from localcluster.engine.http import Connection, Request, Response
 from localcluster.engine.schemas import example
 from localcluster.engine.weights import billions, weight_bytes
-from tests.unit.localcluster_engine.conftest import RunningEngine
+from tests.parts.localcluster_engine.conftest import RunningEngine
 
 MODEL = "qwen"
 

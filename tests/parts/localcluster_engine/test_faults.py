@@ -10,8 +10,8 @@ import pytest
 
 from localcluster.engine.faults import ControlFaults, Fault, request_fault
 from localcluster.gpus.ledger import Ledger
-from tests.unit.localcluster_engine.conftest import RunningEngine, Start
-from tests.unit.localcluster_engine.test_control import ask, in_background, metric, running, until
+from tests.parts.localcluster_engine.conftest import RunningEngine, Start
+from tests.parts.localcluster_engine.test_control import ask, in_background, metric, running, until
 
 pytestmark = pytest.mark.processes
 BODY = {"prompt": "Once", "max_tokens": 8}

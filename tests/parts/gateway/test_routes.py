@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.unit.gateway.world import SYSTEM, World, request, world
+from tests.parts.gateway.world import SYSTEM, World, request, world
 
 CHAT = "/v1/chat/completions"
 

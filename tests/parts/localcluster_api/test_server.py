@@ -18,7 +18,7 @@ from aiohttp import web
 from localcluster.api.certificate import load_certificate
 from localcluster.api.pods import log_folder
 from localcluster.api.server import Server, load_token, write_kubeconfig
-from tests.unit.localcluster_api.builders import THINGS, HandClock, Local, thing
+from tests.parts.localcluster_api.builders import THINGS, HandClock, Local, thing
 
 PODS = "/api/v1/namespaces/default/pods"
 

@@ -10,7 +10,7 @@ import anthropic
 import openai
 import pytest
 
-from tests.unit.localcluster_engine.conftest import RunningEngine
+from tests.parts.localcluster_engine.conftest import RunningEngine
 
 pytestmark = pytest.mark.processes
 MODEL = "Qwen/Qwen3.5-35B-A3B"

@@ -18,8 +18,8 @@ from localcluster.api.core import Api
 from localcluster.api.inprocess import InProcess
 from localcluster.api.server import Server
 from localcluster.api.storage import Store
-from tests.unit.gateway.test_routes import CHAT, error, pod
-from tests.unit.gateway.world import (
+from tests.parts.gateway.test_routes import CHAT, error, pod
+from tests.parts.gateway.world import (
     SYSTEM,
     World,
     install,

@@ -16,7 +16,7 @@ from greenthread.kube.errors import Forbidden
 from greenthread.kube.resources import GPUS, MODELS, PODS
 from greenthread.snapshot import Shown, Snapshot, build
 from localcluster.api.inprocess import InProcess
-from tests.unit.tui.world import NOW, World, ago, intent, occupant, record, report
+from tests.parts.tui.world import NOW, World, ago, intent, occupant, record, report
 from tests.virtual import run
 from tui import layout
 from tui.cells import Line, cut, spark, wrap

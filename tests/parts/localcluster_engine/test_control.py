@@ -12,7 +12,7 @@ import pytest
 
 from localcluster.engine.memory import CONTEXT_BYTES
 from localcluster.gpus.ledger import GIB, Ledger
-from tests.unit.localcluster_engine.conftest import RunningEngine, Start
+from tests.parts.localcluster_engine.conftest import RunningEngine, Start
 
 pytestmark = pytest.mark.processes
 SERVING = int(96 * GIB * 0.9) + CONTEXT_BYTES
