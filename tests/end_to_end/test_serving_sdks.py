@@ -1,7 +1,7 @@
 """The unmodified OpenAI and Anthropic SDKs, through the gateway and through a sidecar; the first request of every test
 finds the model asleep.
 
-What the answers look like in detail is the engine's (tests/parts/localcluster_engine/test_sdks.py): here it must arrive.
+What answers look like in detail is the engine's (tests/parts/localcluster_engine/test_sdks.py): here they must arrive.
 """
 
 from __future__ import annotations
