@@ -81,11 +81,6 @@ class RequestHead:
     keep_alive: bool
     expect_continue: bool
 
-    @property
-    def has_body(self) -> bool:
-        """True when body bytes follow the head."""
-        return self.chunked or bool(self.content_length)
-
     def get(self, name: str) -> str | None:
         """The value of an end-to-end header field (several are joined by ", "), None when absent."""
         wanted = name.lower().encode("ascii")

@@ -119,26 +119,23 @@ class Claims:
 
         Also a claim whose answer never came shows here, at the latest when the watch tells of it.
         """
-        for gpu in self.gpus():
-            mine = gpu.occupant(self.pod)
-            if mine is not None and mine.state is not State.SLEEPING:
-                return True
-            if gpu.wake_lock is not None and gpu.wake_lock.holder == self.pod:
-                return True
-        return False
+        return any(self._holds(gpu) for gpu in self.gpus())
+
+    def _holds(self, gpu: Gpu) -> bool:
+        mine = gpu.occupant(self.pod)
+        return (mine is not None and mine.state is not State.SLEEPING) or self._locks(gpu)
+
+    def _locks(self, gpu: Gpu) -> bool:
+        return gpu.wake_lock is not None and gpu.wake_lock.holder == self.pod
 
     async def turn_back(self, want: Want, occupant: Occupant) -> None:
         """What is held becomes an intent with the age of ``want``, in one write a GPU."""
 
-        def patch(obj: dict[str, Any], gpu: Gpu) -> Patch:
-            mine = gpu.occupant(self.pod)
-            held = mine is not None and mine.state is not State.SLEEPING
-            locked = gpu.wake_lock is not None and gpu.wake_lock.holder == self.pod
-            return self._turn_back_patch(obj, gpu, want, occupant) if held or locked else []
+        await self._everywhere(
+            lambda obj, gpu: self._turn_back_patch(obj, gpu, want, occupant) if self._holds(gpu) else []
+        )
 
-        await self._everywhere(patch)
-
-    async def publish(self, occupant: Occupant, unlock: bool = True) -> None:
+    async def publish(self, occupant: Occupant) -> None:
         """Writes this pod's entry on every GPU, adds it where it is missing, and gives the wake lock back if held."""
         if occupant.state in (State.SERVING, State.DEACTIVATING):
             # Only where somebody deleted the GPU object: an entry that holds memory begins as a claim.
@@ -146,7 +143,7 @@ class Claims:
             await self._everywhere(
                 lambda obj, gpu: [] if gpu.occupant(self.pod) else self._entry_patch(obj, gpu, claim, unlock=False)
             )
-        await self._everywhere(lambda obj, gpu: self._entry_patch(obj, gpu, occupant, unlock))
+        await self._everywhere(lambda obj, gpu: self._entry_patch(obj, gpu, occupant, unlock=True))
 
     async def release(self, occupant: Occupant) -> None:
         """Reservation to 0, lock free, own intent gone, own name struck from every intent, in one write a GPU."""
@@ -204,20 +201,12 @@ class Claims:
         """Removes this pod's intents."""
         await self._everywhere(lambda _obj, gpu: self._remove_intent_patch(gpu))
 
-    async def touch(self, occupant: Occupant) -> None:
-        """Writes what changed in this pod's entry: lastAccessed, popular, protectedUntil."""
-        await self._everywhere(
-            lambda obj, gpu: (
-                [] if gpu.occupant(self.pod) == occupant else self._entry_patch(obj, gpu, occupant, unlock=False)
-            )
-        )
-
     async def leave(self) -> None:
         """Removes this pod's (released) entry and intents: the pod is going."""
 
         def patch(_obj: dict[str, Any], gpu: Gpu) -> Patch:
             ops = self._remove_intent_patch(gpu)
-            index = _occupant_index(gpu, self.pod)
+            index = _index(gpu.occupants, self.pod)
             if index is not None:
                 ops += [*_test_pod(f"/status/occupants/{index}", self.pod), _remove(f"/status/occupants/{index}")]
             return ops
@@ -242,7 +231,7 @@ class Claims:
 
     def _entry_patch(self, obj: dict[str, Any], gpu: Gpu, occupant: Occupant, unlock: bool) -> Patch:
         ops: Patch = []
-        index = _occupant_index(gpu, self.pod)
+        index = _index(gpu.occupants, self.pod)
         if index is None:
             if obj["status"].get("occupants") is None:
                 ops.append({"op": "add", "path": "/status/occupants", "value": []})
@@ -253,12 +242,12 @@ class Claims:
                 *_test_pod(path, self.pod),
                 {"op": "replace", "path": path, "value": occupant.to_object()},
             ]
-        if unlock and gpu.wake_lock is not None and gpu.wake_lock.holder == self.pod:
+        if unlock and self._locks(gpu):
             ops += [_test("/status/wakeLock/holder", str(self.pod)), _remove("/status/wakeLock")]
         return ops
 
     def _intent_patch(self, obj: dict[str, Any], gpu: Gpu, intent: Intent) -> Patch:
-        index = next((k for k, other in enumerate(gpu.intents) if other.pod == self.pod), None)
+        index = _index(gpu.intents, self.pod)
         if index is not None:
             path = f"/status/preemptionIntents/{index}"
             return [*_test_pod(path, self.pod), {"op": "replace", "path": path, "value": intent.to_object()}]
@@ -268,7 +257,7 @@ class Claims:
         return [*ops, {"op": "add", "path": "/status/preemptionIntents/-", "value": intent.to_object()}]
 
     def _remove_intent_patch(self, gpu: Gpu) -> Patch:
-        index = next((k for k, other in enumerate(gpu.intents) if other.pod == self.pod), None)
+        index = _index(gpu.intents, self.pod)
         if index is None:
             return []
         path = f"/status/preemptionIntents/{index}"
@@ -348,8 +337,8 @@ def entry(
     return Occupant(pod, model, state, reserved, popular, last_accessed, became_serving_at, protected)
 
 
-def _occupant_index(gpu: Gpu, pod: PodRef) -> int | None:
-    return next((index for index, occupant in enumerate(gpu.occupants) if occupant.pod == pod), None)
+def _index(entries: Sequence[Occupant | Intent], pod: PodRef) -> int | None:
+    return next((index for index, entry in enumerate(entries) if entry.pod == pod), None)
 
 
 def _test(path: str, value: Any) -> dict[str, Any]:

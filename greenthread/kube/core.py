@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from greenthread.kube.errors import Gone, Unreachable, error_from_answer, error_from_status
 from greenthread.kube.resources import Resource, resource_version
@@ -76,15 +76,6 @@ class WatchEvent:
 
     type: str
     object: Object
-
-
-class Authorizer(Protocol):
-    """What a client needs to know of the configuration to sign and explain a request."""
-
-    @property
-    def where(self) -> str: ...
-
-    def authorization(self) -> str | None: ...
 
 
 def _encode(obj: Any) -> bytes:

@@ -136,10 +136,6 @@ def forbidden(group: str, plural: str, name: str, why: str) -> StatusError:
     )
 
 
-def method_not_allowed(message: str) -> StatusError:
-    return StatusError(405, "MethodNotAllowed", message)
-
-
 def gone(message: str) -> StatusError:
     return StatusError(410, "Expired", message)
 
