@@ -6,11 +6,11 @@ The plugin, the dashboard and ``explain`` read this; none of them joins objects 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from greenthread import fairness
 from greenthread.clock import parse_time
@@ -39,6 +39,7 @@ class Shown(StrEnum):
 _REPORTED_AS = {Shown.CANNOT_FIT: "pending", Shown.CONVERTING: "waking"}
 #: What a Model with several replicas is called: the first of these that one of them is in.
 _RANK = {state: rank for rank, state in enumerate(Shown)}
+_WAITS = (Shown.PENDING, Shown.CANNOT_FIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +197,7 @@ class Snapshot:
     @property
     def waiting(self) -> int:
         """Models that wait for memory."""
-        return sum(row.state in (Shown.PENDING, Shown.CANNOT_FIT) for row in self.models)
+        return sum(row.state in _WAITS for row in self.models)
 
 
 def build(
@@ -206,36 +207,105 @@ def build(
     now: datetime,
 ) -> Snapshot:
     """Joins the API's objects. An object that cannot be read is left out rather than hiding all others."""
-    devices = sorted(
-        (gpu for obj in gpus if (gpu := _read(Gpu.from_object, obj)) is not None), key=lambda g: (g.node, g.index)
-    )
-    by_model: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for pod in pods:
-        meta = pod["metadata"]
-        name = (meta.get("labels") or {}).get(LABEL_MODEL)
-        if name:
-            by_model.setdefault((meta.get("namespace", ""), name), []).append(pod)
-    on: dict[PodRef, list[tuple[Gpu, Occupant]]] = {}
-    for gpu in devices:
-        for occupant in gpu.occupants:
-            on.setdefault(occupant.pod, []).append((gpu, occupant))
-    places = {(gpu.node, gpu.index): gpu for gpu in devices}
-    rows = []
-    for obj in models:
-        model = _read(Model.from_object, obj)
-        if model is None:
-            continue
-        own = by_model.get((model.namespace, model.name), [])
-        own.sort(key=lambda pod: str(pod["metadata"]["name"]))
-        replicas = tuple(_replica(model, pod, on, places, now) for pod in own)
-        rows.append(_row(model, replicas))
-    rows.sort(key=lambda row: (row.namespace, row.name))
-    return Snapshot(
-        now,
-        tuple(rows),
-        tuple(GpuRow(gpu, tuple(sorted(gpu.intents, key=lambda intent: intent.age))) for gpu in devices),
-        {(row.namespace, row.name): row for row in rows},
-    )
+    return Builder().build(models, gpus, pods, now)
+
+
+class Builder:
+    """Builds one snapshot after the other, and reads and joins anew only what changed since the last one.
+
+    An object that changed is another object: they are known by identity and must not be altered in place.
+    """
+
+    def __init__(self) -> None:
+        self._seen_models: _Seen[Model] = _Seen(Model.from_object)
+        self._seen_gpus: _Seen[Gpu] = _Seen(Gpu.from_object)
+        self._seen_pods: _Seen[_Pod] = _Seen(_Pod.from_object)
+        self._models: dict[_Name, Model] = {}
+        self._pods: dict[PodRef, _Pod] = {}
+        self._pods_of: dict[_Name, dict[PodRef, _Pod]] = {}
+        #: Each GPU's row, and each pod's entries on GPUs.
+        self._gpus: dict[_Name, GpuRow] = {}
+        self._on: dict[PodRef, dict[_Name, tuple[Gpu, Occupant]]] = {}
+        self._places: dict[tuple[str, int], Gpu] = {}
+        self._rows: dict[_Name, ModelRow] = {}
+        self._in_order: tuple[ModelRow, ...] = ()
+        self._devices: tuple[GpuRow, ...] = ()
+
+    def build(
+        self,
+        models: Iterable[Mapping[str, Any]],
+        gpus: Iterable[Mapping[str, Any]],
+        pods: Iterable[Mapping[str, Any]],
+        now: datetime,
+    ) -> Snapshot:
+        """As the function of this name."""
+        touched = {key for key, row in self._rows.items() if _to_decide(row)}
+        touched |= self._take_models(models) | self._take_pods(pods)
+        touched |= {self._pods[ref].model for ref in self._take_gpus(gpus) if ref in self._pods}
+        for key in touched:
+            model = self._models.get(key)
+            if model is None:
+                self._rows.pop(key, None)
+            else:
+                own = sorted(self._pods_of.get(key, {}).items())
+                replicas = tuple(_replica(model, pod, self._entries(ref), self._places, now) for ref, pod in own)
+                self._rows[key] = _row(model, replicas)
+        if touched:
+            self._in_order = tuple(self._rows[key] for key in sorted(self._rows))
+        return Snapshot(now, self._in_order, self._devices, self._rows.copy())
+
+    def _take_models(self, models: Iterable[Mapping[str, Any]]) -> set[_Name]:
+        gone, come = self._seen_models.take(models)
+        for model in gone:
+            self._models.pop((model.namespace, model.name), None)
+        for model in come:
+            self._models[model.namespace, model.name] = model
+        return {(model.namespace, model.name) for model in (*gone, *come)}
+
+    def _take_pods(self, pods: Iterable[Mapping[str, Any]]) -> set[_Name]:
+        gone, come = self._seen_pods.take(pods)
+        for pod in gone:
+            self._pods.pop(pod.ref, None)
+            self._pods_of.get(pod.model, {}).pop(pod.ref, None)
+        for pod in come:
+            self._pods[pod.ref] = pod
+            self._pods_of.setdefault(pod.model, {})[pod.ref] = pod
+        return {pod.model for pod in (*gone, *come)}
+
+    def _take_gpus(self, gpus: Iterable[Mapping[str, Any]]) -> set[PodRef]:
+        """The pods whose standing on a GPU changed."""
+        gone, come = self._seen_gpus.take(gpus)
+        if not gone and not come:
+            return set()
+        before, after = ({(gpu.namespace, gpu.name): gpu for gpu in gpus} for gpus in (gone, come))
+        refs: set[PodRef] = set()
+        for key, gpu in before.items():
+            for occupant in gpu.occupants:
+                self._on.get(occupant.pod, {}).pop(key, None)
+            if key not in after:
+                del self._gpus[key]
+        for key, gpu in after.items():
+            for occupant in gpu.occupants:
+                self._on.setdefault(occupant.pod, {})[key] = (gpu, occupant)
+            self._gpus[key] = GpuRow(gpu, tuple(sorted(gpu.intents, key=lambda intent: intent.age)))
+            old = before.get(key)
+            if old is not None and (old.node, old.index) == (gpu.node, gpu.index):
+                refs |= _concerned(old, gpu) | _concerned(gpu, old)
+            else:
+                refs.update(self._pods)
+        if before.keys() - after.keys():
+            refs.update(self._pods)
+        self._on = {ref: entries for ref, entries in self._on.items() if entries}
+        self._devices = tuple(
+            row
+            for _, row in sorted(self._gpus.items(), key=lambda item: (item[1].gpu.node, item[1].gpu.index, item[0]))
+        )
+        self._places = {(row.gpu.node, row.gpu.index): row.gpu for row in self._devices}
+        return refs
+
+    def _entries(self, pod: PodRef) -> list[tuple[Gpu, Occupant]]:
+        """Its entries on GPUs, by place."""
+        return sorted(self._on.get(pod, {}).values(), key=lambda entry: (entry[0].node, entry[0].index, entry[0].name))
 
 
 def why(row: ModelRow, snapshot: Snapshot) -> str:
@@ -364,27 +434,90 @@ def _if_asked(row: ModelRow, snapshot: Snapshot) -> str:
     return f"a request waits for room, {waits} at most before others are asked to leave"
 
 
+_Name = tuple[str, str]
+"""Namespace and name."""
+_T = TypeVar("_T")
+
+
+class _Seen(Generic[_T]):
+    """Objects that were read, each with what was read from it."""
+
+    def __init__(self, read: Callable[[Mapping[str, Any]], _T]) -> None:
+        self._read = read
+        self._known: dict[int, tuple[Mapping[str, Any], _T | None]] = {}
+
+    def take(self, objects: Iterable[Mapping[str, Any]]) -> tuple[list[_T], list[_T]]:
+        """What is gone and what has come since the last call; what changed is in both."""
+        before, now = self._known, {}
+        come: list[_T] = []
+        for obj in objects:
+            entry = before.pop(id(obj), None)
+            if entry is None:
+                entry = (obj, _read(self._read, obj))
+                if entry[1] is not None:
+                    come.append(entry[1])
+            now[id(obj)] = entry
+        self._known = now
+        return [read for _, read in before.values() if read is not None], come
+
+
+@dataclass(frozen=True, slots=True)
+class _Pod:
+    """What a Model's pod tells."""
+
+    ref: PodRef
+    model: _Name
+    node: str
+    gpus: tuple[int, ...]
+    report: Report | None
+    failed: bool
+
+    @classmethod
+    def from_object(cls, obj: Mapping[str, Any]) -> _Pod:
+        """KeyError for a pod of no Model."""
+        meta, spec = obj["metadata"], obj.get("spec") or {}
+        namespace = meta.get("namespace") or ""
+        annotated = (meta.get("annotations") or {}).get(ANNOTATION_GPUS) or ""
+        return cls(
+            ref=PodRef(namespace, meta["name"]),
+            model=(namespace, (meta.get("labels") or {})[LABEL_MODEL]),
+            node=str(spec.get("nodeName") or (spec.get("nodeSelector") or {}).get("kubernetes.io/hostname") or ""),
+            gpus=tuple(int(index) for index in annotated.split(",") if index.strip().isdigit()),
+            report=Report.from_pod(obj),
+            failed=(obj.get("status") or {}).get("phase") == "Failed",
+        )
+
+
+def _to_decide(row: ModelRow) -> bool:
+    """Whether its state hangs on the time, or on what others do on its GPUs."""
+    return any(r.decision is not None or (r.report is not None and r.report.state == "pending") for r in row.replicas)
+
+
+def _concerned(gpu: Gpu, other: Gpu) -> set[PodRef]:
+    """The pods of entries of the one that are not in the other."""
+    refs = {item.pod for item in gpu.occupants if item not in other.occupants}
+    refs |= {item.pod for item in gpu.intents if item not in other.intents}
+    if gpu.wake_lock is not None and gpu.wake_lock != other.wake_lock:
+        refs.add(gpu.wake_lock.holder)
+    return refs
+
+
 def _replica(
     model: Model,
-    pod: Mapping[str, Any],
-    on: Mapping[PodRef, Sequence[tuple[Gpu, Occupant]]],
+    pod: _Pod,
+    entries: Sequence[tuple[Gpu, Occupant]],
     places: Mapping[tuple[str, int], Gpu],
     now: datetime,
 ) -> Replica:
-    meta = pod["metadata"]
-    ref = PodRef(meta.get("namespace", ""), meta["name"])
-    report = Report.from_pod(pod)
-    annotated = (meta.get("annotations") or {}).get(ANNOTATION_GPUS, "")
-    gpus = tuple(int(index) for index in annotated.split(",") if index.strip().isdigit())
-    entries = on.get(ref, ())
-    node = entries[0][0].node if entries else _node_of(pod)
+    ref, report, gpus = pod.ref, pod.report, pod.gpus
+    node = entries[0][0].node if entries else pod.node
     devices = [places[(node, index)] for index in gpus if (node, index) in places]
     occupant = entries[0][1] if entries else None
     intent = next((found for gpu in devices if (found := gpu.intent(ref)) is not None), None)
     vram = max((entry.reserved for _gpu, entry in entries), default=0)
     want: Want | None = None
     decision: Decision | None = None
-    if pod.get("status", {}).get("phase") == "Failed":
+    if pod.failed:
         state = Shown.FAILED
     elif occupant is None:
         state = Shown.STAGING
@@ -400,7 +533,8 @@ def _replica(
         need = intent.requested if intent else (model.status.serving_memory_per_gpu or 0)
         since = intent.since if intent else (report.since if report and report.since else now)
         boot = bool(intent and intent.boot)
-        want = Want(ref, model.name, need, since, model.spec.fairness.max_wait_time, boot=boot, lock=not boot)
+        max_wait, preempts = model.spec.fairness.max_wait_time, intent is None or intent.preempts
+        want = Want(ref, model.name, need, since, max_wait, boot=boot, lock=not boot, preempts=preempts)
         decision = fairness.decide(want, devices, now)
         if intent is None and not isinstance(decision, CannotFit):
             state, want, decision = Shown.SLEEPING, None, None  # the report is older than the GPU objects
@@ -453,14 +587,8 @@ def _without_time(decision: Decision) -> Decision:
     return Wait(decision.obstacles, None, decision.coming) if isinstance(decision, Wait) else decision
 
 
-def _node_of(pod: Mapping[str, Any]) -> str:
-    spec = pod.get("spec") or {}
-    selector = spec.get("nodeSelector") or {}
-    return str(spec.get("nodeName") or selector.get("kubernetes.io/hostname") or "")
-
-
-def _read(reader: Any, obj: Mapping[str, Any]) -> Any:
+def _read(read: Callable[[Mapping[str, Any]], _T], obj: Mapping[str, Any]) -> _T | None:
     try:
-        return reader(obj)
-    except (KeyError, ValueError, TypeError):
+        return read(obj)
+    except (KeyError, ValueError, TypeError, AttributeError):
         return None
