@@ -1,5 +1,5 @@
 """`kubectl greenthread`, also called `greenthread`: a verb a file, reading apart from printing.
 
-Start-up counts: nothing here imports more than click and the standard library, and `localcluster` and `tui` are
+Start-up counts: nothing here imports more than the standard library, and `localcluster` and `tui` are
 imported by the verbs that open them.
 """

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import click
 
-
-class Failure(click.ClickException):
+class Failure(Exception):
     """Exit code 1; the message says what happened and what to do."""
 
     exit_code = 1
@@ -21,3 +19,15 @@ class NoSuchModel(Failure):
     """Exit code 4."""
 
     exit_code = 4
+
+
+class NotAllowed(Failure):
+    """Exit code 5: the cluster, or --readonly, does not allow it."""
+
+    exit_code = 5
+
+
+class Interrupted(Failure):
+    """Exit code 130: the person has stopped waiting; what was asked for goes on."""
+
+    exit_code = 130

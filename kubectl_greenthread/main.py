@@ -2,96 +2,138 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import sys
-from typing import Any
 
-import click
+from kubectl_greenthread.arguments import Usage, Verb, help_text, help_width, parse, split, table
+from kubectl_greenthread.options import GLOBAL, session_of
 
-from greenthread.kube.errors import KubeError, NoSuchKind, NotFound
-from kubectl_greenthread.failures import Failure
-from kubectl_greenthread.options import connection_options, set_defaults
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 VERBS = {
-    "top": ("kubectl_greenthread.top:command", "Who is on the GPUs, who waits, and why."),
-    "status": ("kubectl_greenthread.status:command", "All that is known of one model."),
-    "wake": ("kubectl_greenthread.wake:command", "Wake models."),
-    "sleep": ("kubectl_greenthread.sleep:command", "Put models to sleep; they free their GPU memory."),
-    "pin": ("kubectl_greenthread.pin:command", "Keep models on their GPUs: they are never preempted."),
-    "unpin": ("kubectl_greenthread.unpin:command", "Let models give way again."),
-    "preempt": ("kubectl_greenthread.preempt:command", "Make a model give its GPU memory to others."),
+    "top": ("kubectl_greenthread.top:VERB", "Who is on the GPUs, who waits, and why."),
+    "status": ("kubectl_greenthread.status:VERB", "All that is known of one model."),
+    "wake": ("kubectl_greenthread.wake:VERB", "Wake models."),
+    "sleep": ("kubectl_greenthread.sleep:VERB", "Put models to sleep; they free their GPU memory."),
+    "pin": ("kubectl_greenthread.pin:VERB", "Keep models on their GPUs: they are never preempted."),
+    "unpin": ("kubectl_greenthread.unpin:VERB", "Let models give way again."),
+    "preempt": ("kubectl_greenthread.preempt:VERB", "Make a model give its GPU memory to others."),
     "live": ("tui.app:live", "Watch GPUs and models in the terminal."),
     "dashboard": ("tui.app:dashboard", "Open the dashboard."),
     "up": ("localcluster.up:command", "Run GreenThread on this machine, without Kubernetes."),
     "demo": ("localcluster.demo:command", "Show the whole thing on simulated GPUs in two minutes."),
-    "version": ("kubectl_greenthread.version:command", "Print the version."),
+    "version": ("kubectl_greenthread.version:VERB", "Print the version."),
 }
-"""Name → where its click command is, and what it does. Looked up only when used."""
+"""Name → where its Verb (or click command) is, and what it does. Imported only when used."""
 
 EXTRAS = {"tui": "tui", "localcluster": "local"}
 """What to install, by the package a verb is in."""
 
-EXIT_CODES = """\
-\b
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 timed out, 4 no such model, 130 interrupted."""
-
-
-class Verbs(click.Group):
-    """Verbs that are imported when they are used, so that start-up stays short."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for name, (place, _) in VERBS.items() if _is_there(place)]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS or not _is_there(VERBS[cmd_name][0]):
-            return None
-        module, _, name = VERBS[cmd_name][0].partition(":")
-        try:
-            command = getattr(importlib.import_module(module), name)
-        except ModuleNotFoundError as error:
-            extra = EXTRAS.get(module.partition(".")[0])
-            if extra is None:
-                raise
-            raise Failure(f"`{cmd_name}` needs the package {error.name}: pip install 'greenthread[{extra}]'") from None
-        assert isinstance(command, click.Command)
-        return command
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        name = args[0]
-        if self.get_command(ctx, name) is None and not name.startswith("-"):
-            import difflib
-
-            near = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
-            advice = f"did you mean {near[0]}?" if near else f"try `{ctx.command_path} --help`"
-            raise click.UsageError(f"there is no verb {name}: {advice}", ctx)
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Verbs"):
-            formatter.write_dl([(name, VERBS[name][1]) for name in self.list_commands(ctx)])
-
-
-def _is_there(place: str) -> bool:
-    module = place.partition(":")[0]
-    return importlib.util.find_spec(module) is not None
-
-
-@click.group(
-    cls=Verbs,
-    invoke_without_command=True,
-    subcommand_metavar="VERB [ARGUMENTS]",
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog=EXIT_CODES,
+SUMMARY = "Language models that share GPUs: they sleep with zero GPU memory and wake on the first request."
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 timed out, 4 no such model, 5 not allowed, 130 interrupted."
 )
-@connection_options
-@click.pass_context
-def cli(ctx: click.Context, /, **given: Any) -> None:
-    """Language models that share GPUs: they sleep with zero GPU memory and wake on the first request."""
-    set_defaults(ctx, given, list(VERBS))
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
+
+
+def available() -> list[str]:
+    """The verbs whose code is installed."""
+    import importlib.util
+
+    def is_there(place: str) -> bool:
+        return importlib.util.find_spec(place.partition(":")[0]) is not None
+
+    return [name for name, (place, _) in VERBS.items() if place.startswith(f"{__package__}.") or is_there(place)]
+
+
+def load(name: str) -> Any:
+    """A verb of the table: a `Verb`, or a click command of a package that is not ours. Usage if there is none."""
+    import importlib
+
+    if name not in VERBS or (not VERBS[name][0].startswith(f"{__package__}.") and name not in available()):
+        raise Usage(_no_verb(name))
+    module, _, attribute = VERBS[name][0].partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get(module.partition(".")[0])
+        if extra is None:
+            raise
+        from kubectl_greenthread.failures import Failure
+
+        raise Failure(f"`{name}` needs the package {error.name}: pip install 'greenthread[{extra}]'") from None
+
+
+def _no_verb(name: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, available(), n=1)
+    return f"there is no verb {name}: " + (f"did you mean {near[0]}?" if near else "the help lists them")
+
+
+def _help(program: str) -> str:
+    width = help_width()
+    verbs = [(name, VERBS[name][1]) for name in available()]
+    parts = [
+        f"Usage: {program} VERB [ARGUMENTS] [OPTIONS]",
+        SUMMARY,
+        "Verbs:\n" + "\n".join(table(verbs, width)),
+        f"`{program} VERB --help` says what a verb does and which options it takes.",
+        EXIT_CODES,
+    ]
+    return "\n\n".join(parts)
+
+
+def _dispatch(args: list[str], program: str) -> int:
+    at = split(args, GLOBAL)
+    before, name, after = args[:at], args[at] if at < len(args) else "", args[at + 1 :]
+    if name == "help":
+        name, after = (after[0], ["--help"]) if after else ("", [])
+    if not name:
+        if before and before[-1] not in ("-h", "--help"):
+            parse(Verb(_dispatch, None, GLOBAL), before)
+        print(_help(program))
+        return 0
+    if name == "--":
+        raise Usage(_no_verb("--"))
+    verb = load(name)
+    if not isinstance(verb, Verb):
+        return _run_click(verb, before, after, f"{program} {name}")
+    try:
+        values = _values(verb, [*before, *after])
+    except Usage as error:
+        raise Usage(f"{error} (see `{program} {name} --help`)") from None
+    if values is None:
+        print(help_text(f"{program} {name}", verb, help_width()))
+        return 0
+    return verb.function(session_of(values), **values) or 0
+
+
+def _values(verb: Verb, words: list[str]) -> dict[str, Any] | None:
+    """None: help is wanted, whatever else is missing."""
+    end = words.index("--") if "--" in words else len(words)
+    if any(word in ("-h", "--help") for word in words[:end]):
+        return None
+    return parse(verb, words)
+
+
+def _run_click(command: Any, before: list[str], after: list[str], program: str) -> int:
+    """A verb of another package, which uses click; options before its name count as defaults."""
+    import click
+
+    given = parse(Verb(_dispatch, None, GLOBAL), before)
+    defaults = {name: value for name, value in given.items() if value}
+    try:
+        code = command.main(after, prog_name=program, standalone_mode=False, default_map=defaults)
+        return code if isinstance(code, int) else 0
+    except click.UsageError as error:
+        raise Usage(f"{error.format_message().rstrip('.')} (see `{program} --help`)") from None
+    except click.Abort:
+        raise KeyboardInterrupt from None
+    except click.ClickException as error:
+        _complain(error.format_message())
+        return error.exit_code
 
 
 def program_name(argv0: str) -> str:
@@ -105,36 +147,42 @@ def program_name(argv0: str) -> str:
 def run(args: list[str], name: str) -> int:
     """Runs one command line; the exit code. Failures become one line on stderr."""
     try:
-        code = cli.main(args, prog_name=name, standalone_mode=False)
+        code = _dispatch(args, name)
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
-    except click.UsageError as error:
-        where = error.ctx.command_path if error.ctx else name
-        _complain(f"{error.format_message().rstrip('.')} (see `{where} --help`)")
+        return code
+    except Usage as error:
+        text = str(error)
+        _complain(text if "--help`)" in text else f"{text} (see `{name} --help`)")
         return 2
-    except click.Abort:
-        _complain("stopped")
-        return 130
-    except click.ClickException as error:
-        _complain(error.format_message())
-        return error.exit_code
-    except KubeError as error:
-        _complain(str(error))
-        return 4 if isinstance(error, NotFound) and not isinstance(error, NoSuchKind) else 1
     except KeyboardInterrupt:
         _complain("stopped")
         return 130
+    except BrokenPipeError:
+        return _reader_left()
     except Exception as error:
-        if isinstance(error, BrokenPipeError):
-            return _reader_left()
-        if os.environ.get("GREENTHREAD_DEBUG"):
-            raise
-        if isinstance(error, OSError):
-            _complain(str(error))
-        else:
-            _complain(f"a mistake in {name} itself, please report it: {type(error).__name__}: {error}"
-                      " (GREENTHREAD_DEBUG=1 shows where)")  # fmt: skip
-        return 1
+        return _failed(error, name)
+
+
+def _failed(error: Exception, name: str) -> int:
+    from greenthread.kube.errors import Forbidden, KubeError, NoSuchKind, NotFound
+    from kubectl_greenthread.failures import Failure
+
+    if isinstance(error, Failure):
+        _complain(str(error))
+        return error.exit_code
+    if isinstance(error, KubeError):
+        _complain(str(error))
+        if isinstance(error, Forbidden):
+            return 5
+        return 4 if isinstance(error, NotFound) and not isinstance(error, NoSuchKind) else 1
+    if os.environ.get("GREENTHREAD_DEBUG"):
+        raise error
+    if isinstance(error, OSError):
+        _complain(str(error))
+    else:
+        _complain(f"a mistake in {name} itself, please report it: {type(error).__name__}: {error}"
+                  " (GREENTHREAD_DEBUG=1 shows where)")  # fmt: skip
+    return 1
 
 
 def _reader_left() -> int:
@@ -144,7 +192,8 @@ def _reader_left() -> int:
 
 
 def _complain(message: str) -> None:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.stdout.flush()
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
 
 
 def main() -> None:

@@ -2,50 +2,71 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, TypeVar
 
-import click
-
-from greenthread.kube.blocking import Client
-from greenthread.kube.config import ClusterConfig, load_config
-from greenthread.units import parse_duration
+from kubectl_greenthread.arguments import Argument, Option
 from kubectl_greenthread.terminal import Terminal
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
-CONNECTION = ("namespace", "kubeconfig", "context", "cluster", "user")
+    from greenthread.kube.blocking import Client
+    from greenthread.kube.config import ClusterConfig
 
 
-@dataclass(frozen=True)
 class Session:
     """One command line's cluster, namespace and way of printing. Nothing is read or opened before it is used."""
 
-    terminal: Terminal
-    output: str = ""
-    headers: bool = True
-    verbose: bool = False
-    all_namespaces: bool = False
-    namespace_option: str | None = None
-    kubeconfig: str | None = None
-    context: str | None = None
-    cluster: str | None = None
-    user: str | None = None
+    def __init__(
+        self,
+        terminal: Terminal,
+        output: tuple[str, str] = ("", ""),
+        headers: bool = True,
+        verbose: bool = False,
+        readonly: bool = False,
+        all_namespaces: bool = False,
+        namespace: str | None = None,
+        selector: str = "",
+        field_selector: str = "",
+        sort_by: str = "",
+        dry_run: str = "none",
+        kubeconfig: str | None = None,
+        context: str | None = None,
+        cluster: str | None = None,
+        user: str | None = None,
+    ) -> None:
+        """`output`: kubectl's format and, for some, its template."""
+        self.terminal, self.headers, self.verbose, self.readonly = terminal, headers, verbose, readonly
+        self.output, self.template = output
+        self.all_namespaces, self.namespace_option = all_namespaces, namespace
+        self.selector, self.field_selector, self.sort_by = selector, field_selector, sort_by
+        self.dry_run = dry_run
+        self.kubeconfig, self.context, self.cluster, self.user = kubeconfig, context, cluster, user
 
     @cached_property
     def config(self) -> ClusterConfig:
+        from greenthread.kube.config import load_config
+
         return load_config(self.kubeconfig, self.context, self.cluster, self.user)
 
     @cached_property
     def client(self) -> Client:
+        from greenthread.kube.blocking import Client
+
         return Client(self.config)
 
     @property
     def namespace(self) -> str:
+        """The one namespace that names are looked up in."""
         return self.namespace_option or self.config.namespace
+
+    @property
+    def scope(self) -> str | None:
+        """The namespace that collections are read from; None: all."""
+        return None if self.all_namespaces else self.namespace
 
     @property
     def kubectl_flags(self) -> list[str]:
@@ -55,97 +76,105 @@ class Session:
         return [f"--{name}={value}" for name, value in given if value]
 
 
-class Duration(click.ParamType):  # type: ignore[type-arg]
+def session_of(values: dict[str, Any]) -> Session:
+    """Takes what a session is made of out of a verb's values."""
+    plain = {name: values.pop(name) for name in _SESSION if name in values}
+    values.pop("help", None)
+    return Session(
+        Terminal.of_stdout(values.pop("color", "auto")),
+        output=values.pop("output", None) or ("", ""),
+        headers=not values.pop("no_headers", False),
+        **plain,
+    )
+
+
+_SESSION = ("verbose", "readonly", "all_namespaces", "namespace", "selector", "field_selector", "sort_by", "dry_run",
+            "kubeconfig", "context", "cluster", "user")  # fmt: skip
+
+
+def seconds(text: str) -> float:
     """Seconds, written like Kubernetes writes them: 30s, 5m."""
+    from greenthread.units import parse_duration
 
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        try:
-            return parse_duration(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+    return parse_duration(text)
 
 
-def connection_options(function: Command) -> Command:
-    """-n, --kubeconfig, --context, --cluster, --user, as kubectl has them."""
-    for option in (
-        click.option("--user", metavar="NAME", help="User of the kubeconfig to act as."),
-        click.option("--cluster", metavar="NAME", help="Cluster of the kubeconfig to speak to."),
-        click.option("--context", metavar="NAME", help="Context of the kubeconfig to use."),
-        click.option("--kubeconfig", metavar="FILE", help="Kubeconfig file to use instead of $KUBECONFIG."),
-        click.option("-n", "--namespace", metavar="NAME", help="Namespace; the context's if not given."),
-    ):
-        function = option(function)
-    return function
+def whole(text: str) -> int:
+    """A whole number of at least 0."""
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise ValueError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
 
 
-def set_defaults(ctx: click.Context, given: dict[str, Any], verbs: Sequence[str]) -> None:
-    """Options before the verb count for it too, as with kubectl."""
-    defaults = {name: value for name, value in given.items() if value is not None}
-    ctx.default_map = dict.fromkeys(verbs, defaults)
+CONNECTION = (
+    Option("-n --namespace", "NAME", "Namespace; the context's if not given.", complete="namespaces"),
+    Option("--kubeconfig", "FILE", "Kubeconfig file to use instead of $KUBECONFIG.", complete="files"),
+    Option("--context", "NAME", "Context of the kubeconfig to use.", complete="contexts"),
+    Option("--cluster", "NAME", "Cluster of the kubeconfig to speak to.", complete="clusters"),
+    Option("--user", "NAME", "User of the kubeconfig to act as.", complete="users"),
+)
+COMMON = (
+    Option("--color", "WHEN", "Colours: auto, always or never; auto is on a terminal, unless NO_COLOR is set.",
+           default="auto", choices=("auto", "always", "never")),
+    Option("--readonly", help="Refuse whatever would change the cluster (also: GREENTHREAD_READONLY=1).",
+           default=os.environ.get("GREENTHREAD_READONLY", "") not in ("", "0", "false")),
+    Option("-v --verbose", help="Also print the kubectl commands that do the same."),
+    Option("-h --help", help="Print this."),
+)  # fmt: skip
+GLOBAL = (*CONNECTION, *COMMON)
+"""Options that every verb takes, before or after its name."""
+
+ALL_NAMESPACES = Option("-A --all-namespaces", help="Of all namespaces.")
+NO_HEADERS = Option("--no-headers", help="No header lines.")
+WATCH = Option("-w --watch", help="Go on showing changes until Ctrl-C.", name="watch")
+SELECTION = (
+    Option("-l --selector", "QUERY", "Only Models with these labels: team=nlp,tier!=test.", default=""),
+    Option("--field-selector", "QUERY", "Only Models with these fields: metadata.name=x.", default=""),
+)
+WAIT = (
+    Option("--wait", help="Wait until it is done, and show how it goes."),
+    Option("--timeout", "DURATION", "With --wait: how long, at most; 5m if not given.", default=300.0, convert=seconds),
+)
+DRY_RUN = Option("--dry-run", "HOW", "client: only say what would be sent; server: let the API server check it.",
+                 default="none", choices=("none", "client", "server"))  # fmt: skip
+YES = Option("-y --yes", help="Do not ask before something running is disturbed.")
+
+MODELS = Argument("names", "MODEL...", 1, None)
+SOME_MODELS = Argument("names", "MODEL...", 0, None)
+MODEL = Argument("name", "MODEL")
+
+KINDS = ("json", "yaml", "name", "wide", "jsonpath", "custom-columns")
+"""What -o may be; a verb may have less."""
 
 
-def session_options(outputs: Sequence[str], *, all_namespaces: bool = False) -> Callable[[Command], Command]:
-    """Gives a verb kubectl's options and, as its first argument, the Session they mean."""
+def output_option(*kinds: str) -> Option:
+    """-o with these formats."""
 
-    def decorate(function: Command) -> Command:
-        @functools.wraps(function)
-        def command(**given: Any) -> Any:
-            connection = {name: given.pop(name) for name in CONNECTION}
-            connection["namespace_option"] = connection.pop("namespace")
-            session = Session(
-                terminal=Terminal.of_stdout(given.pop("color")),
-                output=given.pop("output") or "",
-                headers=not given.pop("no_headers", False),
-                verbose=given.pop("verbose"),
-                all_namespaces=given.pop("all_namespaces", False),
-                **connection,
-            )
-            return function(session, **given)
+    def convert(text: str) -> tuple[str, str]:
+        kind, equals, template = text.partition("=")
+        if kind.startswith(("go-template", "template")):
+            raise ValueError(f"{kind} is not supported: use -o jsonpath='{{.metadata.name}}', or -o json and jq")
+        if kind not in kinds:
+            raise ValueError(f"{kind!r} is none of {', '.join(kinds)}")
+        if kind not in ("jsonpath", "custom-columns"):
+            if equals:
+                raise ValueError(f"{kind} takes no template")
+            return kind, ""
+        if not template:
+            example = "{.metadata.name}" if kind == "jsonpath" else "NAME:.metadata.name"
+            raise ValueError(f"{kind} needs a template: -o {kind}='{example}'")
+        return kind, template
 
-        wrapped: Any = command
-        for option in reversed(_options(outputs, all_namespaces)):
-            wrapped = option(wrapped)
-        return wrapped  # type: ignore[no-any-return]
-
-    return decorate
+    shown = [f"{kind}=…" if kind in ("jsonpath", "custom-columns") else kind for kind in kinds]
+    return Option("-o --output", "FORMAT", f"How to print the result: {', '.join(shown)}.", convert=convert,
+                  complete="outputs", choices=())  # fmt: skip
 
 
-def _options(outputs: Sequence[str], all_namespaces: bool) -> list[Callable[[Any], Any]]:
-    options: list[Callable[[Any], Any]] = [connection_options]
-    if all_namespaces:
-        options.append(click.option("-A", "--all-namespaces", is_flag=True, help="Models of all namespaces."))
-    options.append(click.option("-o", "--output", type=click.Choice(outputs), help="How to print the result."))
-    if "wide" in outputs:
-        options.append(click.option("--no-headers", is_flag=True, help="No header lines."))
-    options += [
-        click.option(
-            "--color",
-            type=click.Choice(["auto", "always", "never"]),
-            default="auto",
-            show_default=True,
-            help="Colours; auto: on a terminal, unless NO_COLOR is set.",
-        ),
-        click.option("-v", "--verbose", is_flag=True, help="Also print the kubectl commands that do the same."),
-    ]
-    return options
+ACT_OUTPUT = output_option("json", "yaml", "name", "jsonpath", "custom-columns")
+DATA_OUTPUT = output_option("json", "yaml", "name", "jsonpath")
+READ_OUTPUT = output_option(*KINDS)
 
 
-def wait_options(function: Command) -> Command:
-    """--wait and --timeout."""
-    function = click.option(
-        "--timeout",
-        type=Duration(),
-        default="5m",
-        show_default=True,
-        metavar="DURATION",
-        help="With --wait: how long, at most.",
-    )(function)
-    return click.option("--wait", is_flag=True, help="Wait until it is done, and say how it goes.")(function)
-
-
-yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask before something running is disturbed.")
-names_argument = click.argument("names", metavar="MODEL...", nargs=-1, required=True)
+def acting(*more: Option) -> Sequence[Option]:
+    """The options of a verb that acts on Models."""
+    return (*more, *WAIT, DRY_RUN, ACT_OUTPUT, *GLOBAL)

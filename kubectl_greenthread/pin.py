@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import click
-
 from greenthread.snapshot import Shown
 from kubectl_greenthread import acting
-from kubectl_greenthread.options import Session, names_argument, session_options
-from kubectl_greenthread.reading import read_models
+from kubectl_greenthread.arguments import Verb
+from kubectl_greenthread.options import ACT_OUTPUT, DRY_RUN, GLOBAL, MODELS, Session
 
 
-@click.command("pin", short_help="Keep models on their GPUs: they are never preempted.")
-@names_argument
-@session_options(["json", "yaml", "name"])
-def command(session: Session, names: tuple[str, ...]) -> None:
+def pin(session: Session, names: tuple[str, ...]) -> None:
     """Pin MODELs: once awake they stay on their GPUs, idle or not, and are never preempted."""
-    view = read_models(session, names)
+    view = acting.begin(session, names)
     words, changed = [], {}
     for row in view.rows:
         if row.pinned:
@@ -25,3 +20,6 @@ def command(session: Session, names: tuple[str, ...]) -> None:
         then = "it stays on its GPU" if row.state is Shown.SERVING else "once awake it stays on its GPU"
         words.append(f"pinned {row.name}: {then} and is never preempted")
     acting.answer(session, [changed.get(model["metadata"]["name"], model) for model in view.models], words)
+
+
+VERB = Verb(pin, MODELS, (DRY_RUN, ACT_OUTPUT, *GLOBAL))

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import click
-
 from greenthread.names import ANNOTATION_PREEMPT, ANNOTATION_WAKE
 from greenthread.snapshot import ModelRow, Shown
 from kubectl_greenthread import acting
+from kubectl_greenthread.arguments import Option, Verb
 from kubectl_greenthread.failures import Failure
-from kubectl_greenthread.options import Session, session_options, wait_options, yes_option
-from kubectl_greenthread.reading import bare_name, read_models
+from kubectl_greenthread.options import MODEL, YES, Session
+from kubectl_greenthread.options import acting as acting_options
+from kubectl_greenthread.reading import bare_name
 from kubectl_greenthread.waiting import Waiter, slept, woke
 
 
-@click.command("preempt", short_help="Make a model give its GPU memory to others.")
-@click.argument("name", metavar="MODEL")
-@click.option("--for", "other", metavar="MODEL", help="Wake this model on the memory that becomes free.")
-@yes_option
-@wait_options
-@session_options(["json", "yaml", "name"])
-def command(session: Session, name: str, other: str | None, yes: bool, wait: bool, timeout: float) -> None:
+def preempt(session: Session, name: str, other: str | None, yes: bool, wait: bool, timeout: float) -> None:
     """Make MODEL give its GPU memory to whoever waits, or to the model of --for; its minRuntime does not count."""
-    view = read_models(session, [name, *([other] if other else [])])
+    view = acting.begin(session, [name, *([other] if other else [])])
     victim = view.row(bare_name(name))
     waker = view.row(bare_name(other)) if other else None
     if victim.pinned:
@@ -31,11 +25,11 @@ def command(session: Session, name: str, other: str | None, yes: bool, wait: boo
         _must_meet(victim, waker)
     asleep = acting.is_asleep(victim)
     if not asleep:
-        acting.ask_to_disturb(victim, f"Preempt it{f' for {waker.name}' if waker else ''}?", yes)
+        acting.ask_to_disturb(session, victim, f"Preempt it{f' for {waker.name}' if waker else ''}?", yes)
     goals = [] if asleep else [slept(victim.name)]
     if waker is not None and waker.state is not Shown.SERVING:
         goals.append(woke(waker.name))
-    waiter = Waiter(session, view, goals) if wait and goals else None
+    waiter = Waiter(session, view, goals) if wait and goals and session.dry_run == "none" else None
     models, words = list(view.models), []
     # the waker first: it then stands in line already when the memory becomes free
     if waker is not None and waker.state is not Shown.SERVING:
@@ -64,3 +58,13 @@ def _must_meet(victim: ModelRow, waker: ModelRow) -> None:
             f"{victim.name} is on {', '.join(victim.places)} and {waker.name} on {', '.join(waker.places)}: "
             "preempting the one makes no room for the other"
         )
+
+
+VERB = Verb(
+    preempt,
+    MODEL,
+    acting_options(
+        Option("--for", "MODEL", "Wake this model on the memory that becomes free.", name="other", complete="models"),
+        YES,
+    ),
+)

@@ -1,52 +1,28 @@
-"""Prints what was read: objects as JSON, YAML or names; durations, sizes and states as people read them."""
+"""Durations, sizes, states and rows as people and programs read them."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
-
-import click
 
 from greenthread.clock import format_time
 from greenthread.fairness import CannotFit, Obstacle, Preempt, Wait
-from greenthread.kube.core import Object
-from greenthread.names import API_VERSION, GROUP
 from greenthread.snapshot import GpuRow, ModelRow, Shown, Snapshot, next_step, why
 from greenthread.units import short_bytes, short_duration
-from kubectl_greenthread.options import Session
+from kubectl_greenthread.output import tell
 from kubectl_greenthread.terminal import Cell
-from kubectl_greenthread.write_yaml import write_yaml
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
-def print_data(output: str, value: Any) -> None:
-    """Plain data as JSON or YAML."""
-    click.echo(
-        json.dumps(value, indent=4, ensure_ascii=False) if output == "json" else write_yaml(value), nl=output == "json"
-    )
-
-
-def print_objects(output: str, models: Sequence[Object]) -> None:
-    """Models as kubectl prints them: one by itself, several as a List."""
-    if output == "name":
-        for model in models:
-            click.echo(f"model.{GROUP}/{model['metadata']['name']}")
-        return
-    shown = [{"apiVersion": API_VERSION, "kind": "Model"} | _without_managed_fields(model) for model in models]
-    whole = {"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": shown}
-    print_data(output, shown[0] if len(shown) == 1 else whole)
-
-
-def _without_managed_fields(obj: Object) -> Object:
-    metadata = {key: value for key, value in obj["metadata"].items() if key != "managedFields"}
-    return {**obj, "metadata": metadata}
+    from kubectl_greenthread.options import Session
 
 
 def warn(session: Session, texts: Sequence[str]) -> None:
     """What could not be read, on stderr."""
     for text in texts:
-        click.echo(f"warning: {session.terminal.clean(text)}", err=True)
+        tell(f"warning: {session.terminal.clean(text)}")
 
 
 def state_cell(session: Session, state: Shown) -> Cell:

@@ -51,8 +51,8 @@ def bare_name(name: str) -> str:
 
 def read_all(session: Session) -> View:
     """Models and pods of the session's namespace, or of all with -A; all GPUs."""
-    namespace = None if session.all_namespaces else session.namespace
-    models = session.client.list(MODELS, namespace).items
+    namespace = session.scope
+    models = session.client.list(MODELS, namespace, session.selector, session.field_selector).items
     return _view(session, models, namespace, f"{LABEL_NAME}={POD_APP_NAME}")
 
 

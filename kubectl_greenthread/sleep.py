@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import click
-
 from greenthread.names import ANNOTATION_SLEEP
 from kubectl_greenthread import acting
-from kubectl_greenthread.options import Session, names_argument, session_options, wait_options, yes_option
-from kubectl_greenthread.reading import read_models
+from kubectl_greenthread.arguments import Verb
+from kubectl_greenthread.options import MODELS, YES, Session
+from kubectl_greenthread.options import acting as acting_options
 from kubectl_greenthread.waiting import Waiter, slept
 
 
-@click.command("sleep", short_help="Put models to sleep; they free their GPU memory.")
-@names_argument
-@yes_option
-@wait_options
-@session_options(["json", "yaml", "name"])
-def command(session: Session, names: tuple[str, ...], yes: bool, wait: bool, timeout: float) -> None:
+def sleep(session: Session, names: tuple[str, ...], yes: bool, wait: bool, timeout: float) -> None:
     """Put MODELs to sleep: requests in flight get the model's drainTimeout to finish; the next request wakes it."""
-    view = read_models(session, names)
+    view = acting.begin(session, names)
     rows = view.rows
     awake = [row for row in rows if not acting.is_asleep(row)]
     words = [f"{row.name} sleeps already: it holds no GPU memory" for row in rows if acting.is_asleep(row)]
     for row in awake:
-        acting.ask_to_disturb(row, "Put it to sleep?", yes)
-    waiter = Waiter(session, view, [slept(row.name) for row in awake]) if wait and awake else None
+        acting.ask_to_disturb(session, row, "Put it to sleep?", yes)
+    waiter = (
+        Waiter(session, view, [slept(row.name) for row in awake])
+        if wait and awake and session.dry_run == "none"
+        else None
+    )
     changed = {row.name: acting.patch(session, row, acting.wish(ANNOTATION_SLEEP)) for row in awake}
     models = [changed.get(model["metadata"]["name"], model) for model in view.models]
     if waiter is None:
@@ -32,3 +30,6 @@ def command(session: Session, names: tuple[str, ...], yes: bool, wait: bool, tim
     acting.answer(session, models, words)
     if waiter is not None:
         waiter.finish(timeout)
+
+
+VERB = Verb(sleep, MODELS, acting_options(YES))

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import click
-
 from greenthread.snapshot import ModelRow, Snapshot, place, why
 from greenthread.units import format_duration, human_bytes, short_duration
 from kubectl_greenthread import printing
-from kubectl_greenthread.options import Session, session_options
+from kubectl_greenthread.arguments import Verb
+from kubectl_greenthread.options import DATA_OUTPUT, GLOBAL, MODEL, NO_HEADERS, Session
+from kubectl_greenthread.output import out, print_data, print_objects
 from kubectl_greenthread.reading import Told, bare_name, read_events, read_models
 from kubectl_greenthread.terminal import Cell, Column
 
 EVENTS_SHOWN = 10
 
 
-@click.command("status", short_help="All that is known of one model.")
-@click.argument("name", metavar="MODEL")
-@session_options(["json", "yaml", "wide", "name"])
-def command(session: Session, name: str) -> None:
+def status(session: Session, name: str) -> None:
     """Show MODEL: its state and why, what happens next, its replicas, settings and last events."""
     view = read_models(session, [name])
     missing = list(view.missing)
     if session.output == "name":
-        printing.print_objects("name", view.models)
+        print_objects(session, view.models)
         return
     row, snapshot = view.row(bare_name(name)), view.snapshot
     events = read_events(session, row.name, missing)
-    if session.output in ("json", "yaml"):
-        printing.print_data(session.output, _data(row, snapshot, events))
+    if session.output:
+        print_data(session, _data(row, snapshot, events))
     else:
         sections = [_head(session, row, snapshot), _facts(session, row), _replicas(session, row, snapshot),
                     _events(session, events, snapshot)]  # fmt: skip
-        click.echo("\n\n".join("\n".join(lines) for lines in sections if lines), color=session.terminal.color)
+        out("\n\n".join("\n".join(lines) for lines in sections if lines))
     printing.warn(session, missing)
 
 
@@ -153,3 +150,6 @@ def _events(session: Session, events: list[Told], snapshot: Snapshot) -> list[st
         for item in events[-EVENTS_SHOWN:]
     ]
     return session.terminal.table(columns, rows, session.headers)
+
+
+VERB = Verb(status, MODEL, (DATA_OUTPUT, NO_HEADERS, *GLOBAL))

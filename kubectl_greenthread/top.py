@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import click
-
 from greenthread.gpu import Occupant, State
-from greenthread.names import GROUP
 from greenthread.snapshot import GpuRow, ModelRow, Shown, Snapshot, why
 from greenthread.units import GIB, short_bytes, short_duration
 from kubectl_greenthread import printing
-from kubectl_greenthread.options import Session, session_options
+from kubectl_greenthread.arguments import Verb
+from kubectl_greenthread.options import ALL_NAMESPACES, GLOBAL, NO_HEADERS, SELECTION, Session, output_option
+from kubectl_greenthread.output import out, print_data, print_objects, tell
 from kubectl_greenthread.reading import read_all
 from kubectl_greenthread.terminal import Cell, Column
 
@@ -19,40 +18,37 @@ WAITING_SHOWN = 5
 """Waiting models that are explained under the table."""
 
 
-@click.command("top", short_help="Who is on the GPUs, who waits, and why.")
-@session_options(["json", "yaml", "wide", "name"], all_namespaces=True)
-def command(session: Session) -> None:
+def top(session: Session) -> None:
     """Show each GPU's memory with who holds it, and each model with its state.
 
     In a narrow terminal columns go in this order: FLAGS, LAST WAKE, IN-FLIGHT, QUEUE; TEMP, UTIL.
     """
     view = read_all(session)
     snapshot = view.snapshot
-    if session.output in ("json", "yaml"):
+    if session.output == "name":
+        print_objects(session, view.models)
+    elif session.output not in ("", "wide"):
         data = {
             "gpus": [printing.gpu_data(row) for row in snapshot.gpus],
             "models": [printing.model_data(row, snapshot) for row in snapshot.models],
         }
-        printing.print_data(session.output, data)
-    elif session.output == "name":
-        for row in snapshot.models:
-            click.echo(f"model.{GROUP}/{row.name}")
+        print_data(session, data)
     else:
         sections = [gpu_lines(session, snapshot), model_lines(session, snapshot), waiting_lines(session, snapshot)]
         text = "\n\n".join("\n".join(lines) for lines in sections if lines)
         if text:
-            click.echo(text, color=session.terminal.color)
+            out(text)
         _say_what_is_empty(session, snapshot)
     printing.warn(session, view.missing)
 
 
 def _say_what_is_empty(session: Session, snapshot: Snapshot) -> None:
     if not snapshot.gpus:
-        click.echo("There are no GPUs: the node agent registers them, see that it runs on your GPU nodes.", err=True)
+        tell("There are no GPUs: the node agent registers them, see that it runs on your GPU nodes.")
     if not snapshot.models:
         where = "any namespace" if session.all_namespaces else f"namespace {session.namespace}"
         more = "" if session.all_namespaces else "; -A shows those of other namespaces"
-        click.echo(f"There are no models in {where}{more}.", err=True)
+        tell(f"There are no models in {where}{more}.")
 
 
 def gpu_lines(session: Session, snapshot: Snapshot) -> list[str]:
@@ -187,3 +183,10 @@ def waiting_lines(session: Session, snapshot: Snapshot) -> list[str]:
     if len(waiting) > WAITING_SHOWN:
         lines.append(f"and {len(waiting) - WAITING_SHOWN} more models wait")
     return lines
+
+
+VERB = Verb(
+    top,
+    None,
+    (output_option("json", "yaml", "wide", "name", "jsonpath"), NO_HEADERS, ALL_NAMESPACES, *SELECTION, *GLOBAL),
+)

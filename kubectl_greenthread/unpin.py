@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import click
-
 from kubectl_greenthread import acting
-from kubectl_greenthread.options import Session, names_argument, session_options
-from kubectl_greenthread.reading import read_models
+from kubectl_greenthread.arguments import Verb
+from kubectl_greenthread.options import ACT_OUTPUT, DRY_RUN, GLOBAL, MODELS, Session
 
 
-@click.command("unpin", short_help="Let models give way again.")
-@names_argument
-@session_options(["json", "yaml", "name"])
-def command(session: Session, names: tuple[str, ...]) -> None:
+def unpin(session: Session, names: tuple[str, ...]) -> None:
     """Unpin MODELs: they sleep when idle and may be preempted."""
-    view = read_models(session, names)
+    view = acting.begin(session, names)
     words, changed = [], {}
     for row in view.rows:
         if not row.pinned:
@@ -23,3 +18,6 @@ def command(session: Session, names: tuple[str, ...]) -> None:
         changed[row.name] = acting.patch(session, row, acting.pinned(False))
         words.append(f"unpinned {row.name}: it sleeps when idle and may be preempted")
     acting.answer(session, [changed.get(model["metadata"]["name"], model) for model in view.models], words)
+
+
+VERB = Verb(unpin, MODELS, (DRY_RUN, ACT_OUTPUT, *GLOBAL))

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-import click
+from kubectl_greenthread.arguments import Verb
+from kubectl_greenthread.options import GLOBAL, Session
+from kubectl_greenthread.output import out
 
 
-@click.command("version")
-def command() -> None:
+def version(session: Session) -> None:
     """Print the version of this program."""
-    from importlib.metadata import version
+    out(f"greenthread {installed()}")
 
-    click.echo(f"greenthread {version('greenthread')}")
+
+def installed() -> str:
+    """The version of the installed package, or `unknown`."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as version_of
+
+    try:
+        return version_of("greenthread")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+VERB = Verb(version, None, GLOBAL)

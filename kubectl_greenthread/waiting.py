@@ -6,27 +6,20 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import click
-
 from greenthread.clock import SystemClock
 from greenthread.kube.resources import EVENTS, GPUS, PODS
 from greenthread.names import LABEL_MODEL
 from greenthread.snapshot import ModelRow, Shown, Snapshot, build, why
 from greenthread.units import short_duration
-from kubectl_greenthread.failures import Failure, TimedOut
+from kubectl_greenthread.failures import Failure, Interrupted, TimedOut
 from kubectl_greenthread.feed import Feed, Scope
 from kubectl_greenthread.options import Session
+from kubectl_greenthread.output import out, tell
 from kubectl_greenthread.reading import Told, View, events_selector, told
 
 RECORD_AFTER = 2.0
 """Seconds for which the sidecar's own account is awaited once the GPUs show the result."""
 AWAKE = (Shown.SERVING, Shown.WAKING, Shown.DEACTIVATING, Shown.CONVERTING)
-
-
-class Interrupted(Failure):
-    """The person has stopped waiting; what was asked for goes on."""
-
-    exit_code = 130
 
 
 @dataclass
@@ -146,7 +139,7 @@ class Waiter:
             lines.add(f"{self._feed.trouble}; trying again")
         for line in sorted(lines - goal.said):
             goal.said.add(line)
-            click.echo(self._session.terminal.clean(line), err=True)
+            tell(self._session.terminal.clean(line))
 
     def _say_outcome(self, goal: Goal) -> None:
         """The sidecar's account with its times, which comes a moment after the GPUs show the result."""
@@ -162,7 +155,7 @@ class Waiter:
                 text = goal.outcome
                 break
         if not self._session.output:
-            click.echo(self._session.terminal.clean(text))
+            out(self._session.terminal.clean(text))
 
     def _too_late(self, snapshot: Snapshot, timeout: float) -> TimedOut:
         texts = []
