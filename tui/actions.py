@@ -15,6 +15,7 @@ from tui.facts import where
 from tui.view import View
 
 BUSY = (Shown.SERVING, Shown.WAKING, Shown.DEACTIVATING, Shown.CONVERTING)
+ACTION_KEYS = {"w": "wake", "s": "sleep", "p": "pin", "x": "preempt"}
 _WISHES = {"wake": ANNOTATION_WAKE, "sleep": ANNOTATION_SLEEP, "preempt": ANNOTATION_PREEMPT}
 _DONE = {
     "wake": "asked {} to wake",

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from datetime import tzinfo
 from typing import Any, ClassVar
 
 import click
+from textual.actions import SkipAction
 from textual.app import App
 from textual.binding import Binding, BindingType
+from textual.screen import Screen
 from textual.theme import Theme
+from textual.widgets import Input
 
 from greenthread.kube.aio import AsyncClient
 from greenthread.kube.config import load_config
 from greenthread.kube.errors import KubeError
 from greenthread.snapshot import ModelRow, Shown
-from tui.actions import Action, action, why_not
+from tui import commands
+from tui.actions import ACTION_KEYS, Action, action, why_not
 from tui.data import ClusterData
-from tui.detail import Detail
 from tui.dialogs import Confirm, Help
-from tui.overview import Overview
-from tui.theme import THEMES, Colours, Palette
+from tui.page import Page
+from tui.pages import FIRST, PAGES
+from tui.theme import PLAIN, THEMES, Colours, Palette
 from tui.view import View, holders
+from tui.wakes import Key
 
 FRAME = 0.1
 """Seconds between two looks at whether something is to be painted."""
@@ -37,8 +44,18 @@ class Dashboard(App[None]):
     ENABLE_COMMAND_PALETTE = False
     TITLE = "GreenThread"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("q,ctrl+c,ctrl+q", "quit", show=False, priority=False),
+        # first of all, so that keys that come with them in one go are typed into the line that they open
+        Binding("slash", "filter", show=False, priority=True),
+        Binding("colon", "command", show=False, priority=True),
         Binding("question_mark", "help", show=False),
+        Binding("q,ctrl+c,ctrl+q", "quit", show=False, priority=False),
+        *(Binding(key, f"act('{verb}')", show=False) for key, verb in ACTION_KEYS.items()),
+        *(Binding(str(number), f"namespace({number})", show=False) for number in range(10)),
+        *(Binding(entry.key, f"page('{entry.name}')", show=False) for entry in PAGES.values() if entry.key),
+        Binding("d", "describe", show=False),
+        Binding("l", "logs", show=False),
+        Binding("y", "yaml", show=False),
+        Binding("c", "copy", show=False),
     ]
 
     def __init__(
@@ -49,25 +66,39 @@ class Dashboard(App[None]):
         readonly: bool = False,
         kubectl_flags: Sequence[str] = (),
         zone: tzinfo | None = None,
+        ascii_only: bool = False,
     ) -> None:
         """`kubectl_flags`: what makes the shown commands speak to the same cluster; `zone`: of times, None: local."""
         self.palette = THEMES[theme]  # the style sheet asks for it at once
         super().__init__()
         self.data, self.readonly = data, readonly
+        #: Only models of this namespace are shown; None: all.
+        self.namespace: str | None = None
+        #: What replaces signs that the terminal lacks; None: it has them.
+        self.glyphs = PLAIN if ascii_only else None
         self.failure: BaseException | None = None
+        self.past_commands: list[str] = []
         self._cluster, self._flags, self._zone = context, kubectl_flags, zone
         self._colours = Colours()
         self._second = 0
         self._not_before = 0.0
         self._moving = False
-        self.register_theme(_textual_theme(self.palette))
+        for palette in THEMES.values():
+            self.register_theme(_textual_theme(palette))
         self.theme = f"greenthread-{theme}"
+
+    @property
+    def acts(self) -> bool:
+        """Whether the keys that change something work."""
+        return not self.readonly
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         return _variables(self.palette)
 
+    def get_default_screen(self) -> Screen[Any]:
+        return PAGES[FIRST].make()
+
     def on_mount(self) -> None:
-        self.push_screen(Overview(self.readonly))
         self.run_worker(self._follow(), name="cluster")
         self.set_interval(FRAME, self._frame)
 
@@ -83,6 +114,8 @@ class Dashboard(App[None]):
         finally:
             await self.data.client.close()
 
+    # painting
+
     def _frame(self) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -96,13 +129,12 @@ class Dashboard(App[None]):
             self._not_before = loop.time() + 2 * (loop.time() - began)
 
     def paint(self) -> None:
-        """Shows the cluster as it is now on the screens in sight."""
-        view = self.view()
-        self._moving = any(row.state in _MOVING for row in view.snapshot.models) and view.link.state == "live"
-        for screen in reversed(self.screen_stack):
-            if isinstance(screen, Overview | Detail):
-                screen.show(view)
-                break
+        """Shows the cluster as it is now on the page in sight."""
+        page = self.page
+        if page is not None:
+            view = self.view()
+            self._moving = any(row.state in _MOVING for row in view.snapshot.models) and view.link.state == "live"
+            page.show(view)
 
     def view(self) -> View:
         snapshot = self.data.snapshot()
@@ -116,16 +148,227 @@ class Dashboard(App[None]):
             zone=self._zone,
         )
 
+    # pages
+
+    @property
+    def page(self) -> Page | None:
+        """The page in sight, maybe under a dialog."""
+        return next((screen for screen in reversed(self.screen_stack) if isinstance(screen, Page)), None)
+
+    def goto(self, page: Page) -> None:
+        """Opens a page; one that is open already, under others, comes up again."""
+        depths = [at for at, screen in enumerate(self.screen_stack)
+                  if isinstance(screen, Page) and screen.identity == page.identity]  # fmt: skip
+        if not depths:
+            self.push_screen(page)
+            return
+        while len(self.screen_stack) > depths[-1] + 1:
+            self.pop_screen()
+
+    def page_after(self, by: int) -> str:
+        """The page that `tab` leads to."""
+        names = list(PAGES)
+        page = self.page
+        name = str(page.identity[0]) if page is not None else FIRST
+        return names[(names.index(name) + by) % len(names)] if name in names else FIRST
+
+    def action_next_page(self, by: int) -> None:
+        self.action_page(self.page_after(by))
+
+    def action_page(self, name: str) -> None:
+        self.goto(PAGES[name].make())
+
+    async def action_back(self) -> None:
+        if len(self.screen_stack) > 1:
+            await self.pop_screen()
+
+    def open_model(self, key: Key) -> None:
+        """All of one model."""
+        from tui.detail import Detail
+
+        self.goto(Detail(key))
+
+    def open_gpu(self, name: str) -> None:
+        """All of one GPU."""
+        from tui.gpus import OneGpu
+
+        self.goto(OneGpu(name))
+
+    def open_logs(self, key: Key, container: str = "engine") -> None:
+        """What a model's engine or sidecar writes."""
+        from tui.logs import Logs
+
+        self.goto(Logs(key, container))
+
+    def open_yaml(self, kind: str, key: Key) -> None:
+        """A Model or GPU ("model", "gpu") as the API has it."""
+        from tui.objects import Yaml
+
+        self.goto(Yaml(kind, key))
+
+    def open_chat(self, key: Key) -> None:
+        """A conversation with a model."""
+        from tui.chat import Chat
+
+        self.goto(Chat(key))
+
+    def action_logs(self) -> None:
+        if self.page is not None and self.page.selected is not None:
+            self.open_logs(self.page.selected)
+
+    def action_yaml(self) -> None:
+        page = self.page
+        if page is not None and page.selected is not None:
+            self.open_yaml("model", page.selected)
+        elif page is not None and page.selected_gpu is not None:
+            self.open_yaml("gpu", ("", page.selected_gpu))
+
+    def action_describe(self) -> None:
+        if self.page is not None:
+            self.page.action_open()
+
     def action_help(self) -> None:
-        self.push_screen(Help())
+        if self.page is not None:
+            self.push_screen(Help(self.page))
+
+    def action_filter(self) -> None:
+        page = self._page_for_prompt()
+        if not page.FILTER:
+            raise SkipAction
+        page.ask("/")
+
+    def action_command(self) -> None:
+        self._page_for_prompt().ask(":")
+
+    def _page_for_prompt(self) -> Page:
+        """The page in sight, unless these keys are text just now."""
+        if not isinstance(self.screen, Page) or isinstance(self.focused, Input):
+            raise SkipAction
+        return self.screen
+
+    def action_copy(self) -> None:
+        text = self.page.copied() if self.page is not None else ""
+        if text:
+            self.copy_to_clipboard(text)
+            lines = text.count("\n")
+            self.notify(f"{lines} lines" if lines else text, title="copied", markup=False)
+
+    # namespaces and colours
+
+    def namespaces(self) -> list[str]:
+        """Of the models, the most used first."""
+        return [name for name, _ in sorted(Counter(row.namespace for row in self.data.snapshot().models).items(),
+                                           key=lambda item: (-item[1], item[0]))]  # fmt: skip
+
+    def action_namespace(self, number: int) -> None:
+        known = self.namespaces()
+        if number > len(known):
+            self.notify(f"there is no namespace {number}: 0 shows all, 1-{len(known)} one of them", severity="warning")
+            return
+        self.show_namespace(known[number - 1] if number else None)
+
+    def show_namespace(self, name: str | None) -> None:
+        """Only the models of one namespace; None: all."""
+        self.namespace = name
+        self.paint()
+
+    def show_theme(self, name: str) -> None:
+        """Other colours, at once."""
+        self.palette = THEMES[name]
+        self.theme = f"greenthread-{name}"
+        self.paint()
+
+    # commands
+
+    def completions(self, text: str) -> list[str]:
+        """Commands that `text` may become."""
+        return commands.complete(text, self.acts, self._names())
+
+    def _names(self) -> dict[str, list[str]]:
+        snapshot = self.data.snapshot()
+        models = [(row.namespace, row.name) for row in snapshot.models if self.namespace in (None, row.namespace)]
+        several = len({namespace for namespace, _ in models}) > 1
+        names = [f"{namespace}/{name}" if several else name for namespace, name in models]
+        gpus = [row.gpu.name for row in snapshot.gpus]
+        return {
+            "model": names,
+            "gpu": gpus,
+            "object": [*names, *(f"gpu/{name}" for name in gpus)],
+            "container": list(commands.CONTAINERS),
+            "namespace": ["all", *self.namespaces()],
+            "theme": list(THEMES),
+        }
+
+    def run_command(self, text: str) -> None:
+        """Does what was typed after `:`."""
+        self.past_commands = [*(old for old in self.past_commands if old != text), text][-50:]
+        try:
+            name, given = commands.read(text, self.acts)
+            self._command(name, given)
+        except commands.Unclear as error:
+            self.notify(str(error), severity="warning", markup=False)
+
+    def _command(self, name: str, given: list[str]) -> None:
+        page, names = self.page, self._names()
+        match name:
+            case _ if name in PAGES:
+                self.action_page(name)
+            case "quit":
+                self.exit()
+            case "help":
+                self.action_help()
+            case "filter":
+                if page is not None:
+                    page.set_words(" ".join(given))
+            case "theme":
+                self.show_theme(commands.pick("theme", given[0], names["theme"]))
+            case "ns":
+                wanted = commands.pick("namespace", given[0], names["namespace"])
+                self.show_namespace(None if wanted == "all" else wanted)
+            case "gpu":
+                self.open_gpu(commands.pick("GPU", given[0], names["gpu"]))
+            case "model":
+                self.open_model(self._model(given))
+            case "logs":
+                self.open_logs(self._model(given), commands.pick("container", given[1], names["container"])
+                               if len(given) > 1 else "engine")  # fmt: skip
+            case "chat":
+                self.open_chat(self._model(given))
+            case "yaml" if given and given[0].removeprefix("gpu/") in names["gpu"]:
+                self.open_yaml("gpu", ("", given[0].removeprefix("gpu/")))
+            case "yaml" if not given and page is not None and page.selected is None and page.selected_gpu:
+                self.open_yaml("gpu", ("", page.selected_gpu))
+            case "yaml":
+                self.open_yaml("model", self._model(given))
+            case _:
+                self.act(name, self._model(given))
+
+    def _model(self, given: Sequence[str]) -> Key:
+        """The model that a command means: the named, else the selected one. Raises Unclear."""
+        page = self.page
+        if not given:
+            if page is None or page.selected is None:
+                raise commands.Unclear("no model is selected: name one")
+            return page.selected
+        keys = {}
+        for row in self.data.snapshot().models:
+            keys[f"{row.namespace}/{row.name}"] = (row.namespace, row.name)
+        if self.namespace is not None and f"{self.namespace}/{given[0]}" in keys:
+            return (self.namespace, given[0])
+        return keys[commands.pick("model", given[0], list(keys))]
+
+    # acting
 
     def action_act(self, verb: str) -> None:
         """Acts on the selected model; asks first where something running is disturbed."""
-        screen = self.screen
-        if self.readonly or not isinstance(screen, Overview | Detail) or screen.selected is None:
-            return
+        page = self.screen
+        if self.acts and isinstance(page, Page) and page.selected is not None:
+            self.act(verb, page.selected)
+
+    def act(self, verb: str, key: Key) -> None:
+        """Does `verb` (of `tui.actions`) to a model, or asks first; "pin" unpins a pinned one."""
         view = self.view()
-        row = view.snapshot.model(*screen.selected)
+        row = view.snapshot.model(*key)
         if row is None:
             return
         if verb == "pin" and row.pinned:
@@ -186,6 +429,7 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--readonly", is_flag=True, help="Show only; the keys that act are off."),
         click.option("--theme", type=click.Choice(list(THEMES)), default="dark", show_default=True, help="Colours."),
+        click.option("--ascii", "ascii_only", is_flag=True, help="Only ASCII signs (the default without UTF-8)."),
         click.option("--user", metavar="NAME", help="User of the kubeconfig to act as."),
         click.option("--cluster", metavar="NAME", help="Cluster of the kubeconfig to speak to."),
         click.option("--context", metavar="NAME", help="Context of the kubeconfig to use."),
@@ -197,6 +441,12 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def only_ascii(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the terminal cannot show more: by its locale, or because it is one of the plain ones."""
+    locale = environ.get("LC_ALL") or environ.get("LC_CTYPE") or environ.get("LANG") or ""
+    return "utf" not in locale.lower() or environ.get("TERM", "") in ("dumb", "linux", "vt100", "vt220")
+
+
 def _run(
     namespace: str | None,
     all_namespaces: bool,
@@ -206,6 +456,7 @@ def _run(
     user: str | None,
     theme: str,
     readonly: bool,
+    ascii_only: bool,
 ) -> int:
     """Until the user quits. KubeError when the kubeconfig cannot be used."""
     if not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):  # Textual paints on stderr
@@ -219,6 +470,7 @@ def _run(
         theme,
         readonly,
         [f"--{name}={value}" for name, value in given.items() if value],
+        ascii_only=ascii_only or only_ascii(),
     )
     app.run()
     if app.failure is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from rich.cells import get_character_cell_size
@@ -77,7 +77,10 @@ class Line:
         self._chars[x:stop] = other._chars[: stop - x]
         self._inks[x:stop] = other._inks[: stop - x]
 
-    def strip(self) -> Strip:
+    def strip(self, glyphs: Mapping[int, str] | None = None) -> Strip:
+        """As Textual paints it; `glyphs` replaces what the terminal lacks, one cell by one cell."""
+        if glyphs is not None:
+            self._chars = [_plain(char, glyphs) for char in self._chars]
         segments: list[Segment] = []
         start = 0
         for x in range(1, self.width + 1):
@@ -87,6 +90,12 @@ class Line:
                 segments.append(Segment("".join(self._chars[start:x]), style_of(self._inks[start])))
                 start = x
         return Strip(segments, self.width)
+
+
+def _plain(char: str, glyphs: Mapping[int, str]) -> str:
+    if char.isascii():
+        return char or " "  # the second cell of a wide character
+    return glyphs.get(ord(char), "?")
 
 
 def cut(text: str, width: int) -> str:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, ClassVar
 
-from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
-from textual.events import Resize
-from textual.screen import Screen
+from textual.widget import Widget
 
 from greenthread.clock import parse_time
 from greenthread.model import ModelSpec
@@ -19,65 +16,46 @@ from tui import facts
 from tui.cells import Line, cut
 from tui.data import Told
 from tui.facts import KeyHint
+from tui.page import Page
 from tui.view import NONE, View, put_state
 from tui.wakes import Key
-from tui.widgets import Lines, Panel
+from tui.widgets import Lines
 
 WAKES = 6
 EVENTS = 12
 STEPS = ("queue", "claim", "drain", "engine")
 
 
-class Detail(Screen[None]):
+class Detail(Page):
     """Everything that is known of one model."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "back", show=False),
-        Binding("w", "app.act('wake')", show=False),
-        Binding("s", "app.act('sleep')", show=False),
-        Binding("p", "app.act('pin')", show=False),
-        Binding("x", "app.act('preempt')", show=False),
-    ]
+    KEYS: ClassVar[tuple[tuple[str, str], ...]] = (("j k g G", "scroll"),)
 
-    def __init__(self, key: Key, view: View, readonly: bool) -> None:
+    def __init__(self, key: Key) -> None:
         super().__init__()
-        self.selected: Key | None = key
-        self._view, self._readonly = view, readonly
-        self._header, self._body, self._footer = Panel("header"), Lines("all"), Panel("footer")
+        self.identity = ("model", key)
+        self._key = key
+        self._body = Lines("all")
 
-    def compose(self) -> ComposeResult:
-        yield from (self._header, self._body, self._footer)
+    def body(self) -> Iterable[Widget]:
+        self._body.add_class("body")
+        return (self._body,)
 
-    def on_mount(self) -> None:
-        self._body.focus()
-        self.call_after_refresh(self._again)
+    @property
+    def selected(self) -> Key | None:
+        return self._key
 
-    def on_resize(self, event: Resize) -> None:
-        self.call_after_refresh(self._again)
+    def draw(self, view: View, height: int) -> None:
+        row = view.snapshot.model(*self._key)
+        lines = lines_of(row, view, self._body.room) if row is not None else _gone(self._key, view, self._body.room)
+        self._body.show(len(lines), lines.__getitem__)
 
-    def _again(self) -> None:
-        self.show(self._view)
-
-    def action_back(self) -> None:
-        self.dismiss()
-
-    def show(self, view: View) -> None:
-        """Paints what changed."""
-        self._view = view
-        if not self.size.width or not self._footer.is_attached or self.selected is None:
-            return
-        row = view.snapshot.model(*self.selected)
-        body = self._body
-        self._header.show([facts.header(self.size.width, view, self._readonly)])
-        body.set_class(view.link.state == "lost", "-stale")
-        lines = lines_of(row, view, body.room) if row is not None else _gone(self.selected, view, body.room)
-        body.show(len(lines), lines.__getitem__)
-        hints = [KeyHint("esc", "back", True, "screen.back")]
-        if not self._readonly:
-            hints += facts.action_hints(row)
-        hints += [KeyHint("?", "help", True, "app.help"), KeyHint("q", "quit", True, "app.quit")]
-        line, spots = facts.footer(self.size.width, hints, view)
-        self._footer.show([line], spots)
+    def hints(self, view: View, row: ModelRow | None) -> list[KeyHint]:
+        return [
+            KeyHint("esc", "back", True, "screen.back"),
+            *self.model_hints(row)[1:],
+            KeyHint("y", "yaml", True, "app.yaml"),
+        ]
 
 
 def _gone(key: Key, view: View, width: int) -> list[Line]:

@@ -8,30 +8,31 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
-from textual.widgets import Button, Static
+from textual.widgets import Button
 
+from tui import commands
 from tui.actions import Action
-from tui.cells import Line, wrap
+from tui.cells import Line, cut, wrap
 from tui.facts import KeyHint, footer
+from tui.page import Page
+from tui.pages import PAGES
 from tui.theme import PINNED
 from tui.view import View, put_state
-from tui.widgets import Panel
+from tui.widgets import Lines, Panel
 
-HELP = (
-    ("j k ↑ ↓", "the next, the previous model; g G the first, the last"),
-    ("enter", "all of the selected model; esc comes back"),
+ACTING = (
     ("w", "wake it"),
     ("s", "put it to sleep: requests in flight finish first"),
     ("p", "pin it, or unpin it: a pinned model is never preempted"),
     ("x", "preempt it: it makes room for whoever waits"),
-    ("/", "filter models by words in name, state, GPU; esc clears it"),
-    ("tab", "from GPUs to models and back; the mouse works too"),
-    ("? q", "this help; quit"),
 )
 MEANING = (
-    "● serving  ◐ waking  ◌ pending: waits for memory  ▼ deactivating: makes room  ○ sleeping: no GPU memory",
-    "◇ converting, staging: not ready yet  ✕ failed  ⊘ cannot fit  ★ pinned  ░ other programs",
-    "━ what is free for who waits, ╌ what is short, on the scale of the bar above",
+    ("● ◐", "serving; waking: its memory is claimed, the engine takes it"),
+    ("◌ ▼", "pending: waits for memory; deactivating: makes room"),
+    ("○ ◇", "sleeping: no GPU memory; staging, converting: not ready yet"),
+    ("✕ ⊘ ★", "failed; cannot fit even if all that may leave left; pinned"),
+    ("░", "memory of other programs"),
+    ("━ ╌", "what is free for who waits, what is short, on the scale of the bar above"),
 )
 
 
@@ -108,14 +109,72 @@ class Confirm(ModalScreen[bool]):
 
 
 class Help(ModalScreen[None]):
-    """The keys and what the signs mean."""
+    """The keys of the page under it and of all pages, the commands, and what the signs mean."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark,enter", "dismiss", show=False)]
 
+    def __init__(self, page: Page) -> None:
+        super().__init__()
+        self._page = page
+
     def compose(self) -> ComposeResult:
-        keys = "\n".join(f"[b]{key:<9}[/b] {text}" for key, text in HELP)
         with Vertical(id="box"):
-            yield Static("[b]Keys[/b]\n\n" + keys + "\n\n[b]Signs[/b]\n\n" + "\n".join(MEANING))
+            yield Lines("help")
+
+    def on_mount(self) -> None:
+        self.query_one(Lines).focus()
+        self.call_after_refresh(self._paint)
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._paint)
+
+    def _paint(self) -> None:
+        panel = self.query_one(Lines)
+        width = min(self.size.width, 112) - 6
+        lines = help_lines(self._page, width)
+        panel.styles.height = min(len(lines), self.size.height - 2)
+        panel.show(len(lines), lines.__getitem__)
 
     async def action_dismiss(self, result: None = None) -> None:
         self.dismiss(None)
+
+
+def help_lines(page: Page, width: int) -> list[Line]:
+    """What can be done on a page."""
+    dashboard, palette = page.dashboard, page.dashboard.palette
+    keys = [*page.KEYS, *((("/", f"filter by words in {page.FILTER}; esc forgets it"),) if page.FILTER else ())]
+    tabs = " → ".join(PAGES)
+    general = [
+        ("enter d", "the selected one in detail; esc comes back"),
+        *(ACTING if dashboard.acts else ()),
+        ("l y c", "logs, YAML, copy the name (or what is shown)"),
+        ("tab", f"the next page: {tabs}"),
+        (" ".join(entry.key for entry in PAGES.values() if entry.key),
+         "straight to " + ", ".join(entry.name for entry in PAGES.values() if entry.key)),
+        ("0 1-9", "models of all namespaces, of one (the most used first)"),
+        (":", "a command; tab completes it"),
+        ("? q", "this help; quit"),
+    ]  # fmt: skip
+    parts = [
+        (f"Keys of {page.identity[0]}", keys),
+        ("Keys everywhere", general),
+        ("Commands", [(f":{c.usage}", c.what) for c in commands.commands(dashboard.acts).values()]),
+        ("Signs", MEANING),
+    ]
+    lines: list[Line] = []
+    for title, rows in parts:
+        if not rows:
+            continue
+        if lines:
+            lines.append(Line(width))
+        lines.append(Line(width))
+        lines[-1].put(0, title, palette.strong, bold=True)
+        left = min(max(len(key) for key, _ in rows) + 3, width // 3)
+        for key, text in rows:
+            for number, part in enumerate(wrap(text, max(width - left, 8), 3)):
+                line = Line(width)
+                if number == 0:
+                    line.put(0, cut(key, left - 1), palette.text, bold=True)
+                line.put(left, part, palette.dim)
+                lines.append(line)
+    return lines

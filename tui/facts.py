@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import NamedTuple
 
 from greenthread.snapshot import ModelRow, Shown, next_step, place, why
@@ -13,7 +14,7 @@ from tui.theme import GLYPHS
 from tui.view import View, key_of_row, put_state, put_with_names
 from tui.wakes import Wake
 
-_STATE_OF = {
+STATE_OF = {
     "Woke": Shown.SERVING,
     "Waiting": Shown.PENDING,
     "Preempting": Shown.PENDING,
@@ -35,13 +36,13 @@ class KeyHint(NamedTuple):
     action: str = ""
 
 
-def header(width: int, view: View, readonly: bool) -> Line:
+def header(width: int, view: View, readonly: bool, namespace: str | None = None) -> Line:
     """Where we are, how much there is, who waits, and whether this is true now."""
     palette, snapshot, link = view.palette, view.snapshot, view.link
     line = Line(width, palette.panel)
     x = line.put(1, "Green", palette.serving, bold=True)
     x = line.put(x, "Thread", palette.strong, bold=True)
-    where = view.data.namespace or "all namespaces"
+    where = namespace or view.data.namespace or "all namespaces"
     right = line.end(width - 1, view.time(view.now), palette.strong)
     match link.state:
         case "live":
@@ -68,6 +69,51 @@ def header(width: int, view: View, readonly: bool) -> Line:
         x = line.put(x + 2, cut(where, at - x - 4), palette.dim)
     if readonly and at - x > 14:
         line.put(x + 2, "read-only", palette.dim)
+    return line
+
+
+def trouble(width: int, view: View) -> list[Line]:
+    """What went wrong with the connection, and what may not be read."""
+    palette, link = view.palette, view.link
+    lines: list[Line] = []
+    if link.state == "lost":
+        said = link.trouble if link.trouble.endswith(("?", "!", ".")) else f"{link.trouble}."
+        text = f"✕ no connection: {said} Trying again."
+        if link.age is not None:
+            then = view.time(view.now - timedelta(seconds=link.age))
+            text = f"✕ connection lost: {said} Trying again; this is the cluster of {then}."
+        for part in wrap(text, width - 2, 3):
+            lines.append(Line(width))
+            lines[-1].put(1, part, palette.failed)
+    for text in link.missing[:2]:
+        lines.append(Line(width))
+        lines[-1].put(1, cut(f"not shown: {text}", width - 2), palette.dim)
+    return lines
+
+
+def mode(sign: str, view: View) -> Line:
+    """What is typed beside it: `/` a filter, `:` a command."""
+    line = Line(2, view.palette.selected)
+    line.put(1, sign, view.palette.strong, bold=True)
+    return line
+
+
+def candidates(width: int, found: Sequence[str], chosen: int, view: View) -> Line:
+    """What a command may become, in one line; the chosen one stands out and is in sight."""
+    palette = view.palette
+    line = Line(width, palette.panel)
+    words = [text.strip() for text in found]
+    first = 0
+    while chosen > first and sum(len(word) + 3 for word in words[first : chosen + 1]) > width - 4:
+        first += 1
+    x = line.put(1, "… " if first else "", palette.dim)
+    for number, word in enumerate(words[first:], first):
+        if x + len(word) + 3 > width:
+            line.put(x, "…", palette.dim)
+            break
+        if number == chosen:
+            line.fill(x - 1, x + len(word) + 1, palette.selected)
+        x = line.put(x, word, palette.strong if number == chosen else palette.dim, bold=number == chosen) + 2
     return line
 
 
@@ -235,7 +281,7 @@ def events(width: int, height: int, view: View, only: ModelRow | None = None, ti
 
 def _event(line: Line, x: int, event: Told, view: View, gap: int, named: bool) -> None:
     palette = view.palette
-    state = Shown.FAILED if event.warning else _STATE_OF.get(event.reason)
+    state = Shown.FAILED if event.warning else STATE_OF.get(event.reason)
     x = line.put(x, view.time(event.at), palette.dim) + 2
     line.put(x, GLYPHS[state] if state else "·", palette.state(state) if state else palette.dim)
     x += 2
@@ -265,15 +311,14 @@ def where(row: ModelRow) -> str:
 
 def action_hints(row: ModelRow | None) -> list[KeyHint]:
     """The keys that act on a model; faint where they do not apply."""
-    from tui.actions import why_not
+    from tui.actions import ACTION_KEYS, why_not
 
-    pin = "unpin" if row is not None and row.pinned else "pin"
     return [
-        KeyHint(key, word, row is not None and not why_not(word, row), f"app.act('{verb}')")
-        for key, word, verb in (
-            ("w", "wake", "wake"),
-            ("s", "sleep", "sleep"),
-            ("p", pin, "pin"),
-            ("x", "preempt", "preempt"),
+        KeyHint(
+            key,
+            "unpin" if verb == "pin" and row is not None and row.pinned else verb,
+            row is not None and not why_not(verb, row),
+            f"app.act('{verb}')",
         )
+        for key, verb in ACTION_KEYS.items()
     ]

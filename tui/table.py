@@ -58,16 +58,22 @@ def columns(width: int, rows: Sequence[ModelRow], view: View) -> dict[str, Colum
     return found
 
 
-def heading(width: int, fields: dict[str, Column], view: View, note: str = "") -> Line:
-    line = Line(width)
+def heading(
+    width: int, fields: dict[str, Column], view: View, note: str = "", arrow: tuple[str, str] = ("", "")
+) -> Line:
+    """The titles; `arrow`: the column that the rows are sorted by, and its sign."""
+    line, palette = Line(width), view.palette
     for title, column in fields.items():
+        if title == "SPARK":
+            continue
+        text, ink = (f"{title} {arrow[1]}", palette.text) if title == arrow[0] else (title, palette.dim)
         if title in ("MODEL", "STATE", "GPU", "NOTE"):
-            line.put(column.start, title, view.palette.dim)
-        elif title != "SPARK":
-            line.end(column.end, title, view.palette.dim)
+            line.put(column.start, text, ink)
+        else:
+            line.end(column.end, title if len(text) > column.end - column.start + 1 else text, ink)
     if note:
-        at = fields["MODEL"].start + 6
-        line.put(at, cut(note, fields["STATE"].start - at - 1), view.palette.strong, bold=True)
+        at = fields["MODEL"].start + 6 + 2 * (arrow[0] == "MODEL")
+        line.put(at, cut(note, fields["STATE"].start - at - 1), palette.strong, bold=True)
     return line
 
 

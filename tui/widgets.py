@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, ClassVar
 
 from textual.binding import Binding, BindingType
 from textual.events import Click, Resize
@@ -14,7 +14,25 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from tui.cells import Line
-from tui.wakes import Key
+
+
+def set_height(widget: Widget, height: int, gap: int = 0) -> None:
+    """Gives a widget its rows and a gap above; Textual lays out again only when one of them is another."""
+    shown = height > 0
+    if widget.display != shown:
+        widget.display = shown
+    if not shown:
+        return
+    if widget.styles.height is None or widget.styles.height.value != height:
+        widget.styles.height = height
+    if widget.styles.margin.top != gap:
+        widget.styles.margin = (gap, 0, 0, 0)
+
+
+def _glyphs(widget: Widget) -> Mapping[int, str] | None:
+    """What replaces signs that the terminal lacks."""
+    found: Mapping[int, str] | None = getattr(widget.app, "glyphs", None)
+    return found
 
 
 class Panel(Widget):
@@ -27,8 +45,8 @@ class Panel(Widget):
 
     def show(self, lines: Sequence[Line], spots: Sequence[tuple[int, int, str]] = ()) -> None:
         """`spots`: (from column, before column, action of the app) that can be clicked on the first line."""
-        style = self.rich_style
-        old, self._strips = self._strips, [line.strip().apply_style(style) for line in lines]
+        style, glyphs = self.rich_style, _glyphs(self)
+        old, self._strips = self._strips, [line.strip(glyphs).apply_style(style) for line in lines]
         self._spots = list(spots)
         if len(old) != len(self._strips):
             self.refresh()
@@ -56,6 +74,9 @@ class Lines(ScrollView, can_focus=True):
         Binding("G", "scroll_end", show=False),
     ]
 
+    class Resized(Message):
+        """Lines have another width now."""
+
     def __init__(self, id: str) -> None:
         super().__init__(id=id)
         self._count = 0
@@ -66,6 +87,11 @@ class Lines(ScrollView, can_focus=True):
     def room(self) -> int:
         """Columns for a line."""
         return self.scrollable_content_region.width
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the last line is in sight."""
+        return self.scroll_offset.y + self.size.height >= self._count
 
     def show(self, count: int, paint: Callable[[int], Line]) -> None:
         """`count` lines, and how to paint the one of a number."""
@@ -95,12 +121,16 @@ class Lines(ScrollView, can_focus=True):
     def _strip(self, at: int) -> Strip:
         if at not in self._strips:
             assert self._paint is not None
-            self._strips[at] = self._paint(at).strip().apply_style(self.rich_style)
+            self._strips[at] = self._paint(at).strip(_glyphs(self)).apply_style(self.rich_style)
         return self._strips[at]
 
+    def on_resize(self, event: Resize) -> None:
+        self._strips = {}
+        self.post_message(self.Resized())
 
-class ModelTable(Lines):
-    """A line for each model, with a selected one, which stays selected wherever it moves to."""
+
+class Table(Lines):
+    """A line for each key, with a selected one, which stays selected wherever it moves to."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j,down", "move(1)", show=False),
@@ -118,15 +148,12 @@ class ModelTable(Lines):
     class Opened(Message):
         """The selected row is to be shown in detail."""
 
-    class Resized(Message):
-        """Rows have another width now."""
-
     def __init__(self, id: str) -> None:
         super().__init__(id=id)
-        self.selected: Key | None = None
-        self._keys: list[Key] = []
+        self.selected: Any = None
+        self._keys: list[Hashable] = []
 
-    def show_models(self, keys: Sequence[Key], paint: Callable[[int, bool, bool], Line]) -> None:
+    def show_rows(self, keys: Sequence[Hashable], paint: Callable[[int, bool, bool], Line]) -> None:
         """The rows by key, in order; `paint` gets (number, whether it is selected, whether the table has the focus)."""
         at = self.cursor
         self._keys = list(keys)
@@ -178,9 +205,7 @@ class ModelTable(Lines):
                 self.action_open()
 
     def on_resize(self, event: Resize) -> None:
-        self._strips = {}
         self.call_after_refresh(self._follow)
-        self.post_message(self.Resized())
 
     def on_focus(self) -> None:
         self.repaint(self.cursor)
