@@ -37,7 +37,6 @@ def main() -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         asyncio.run(run(Settings.from_env(), load_config()))
     except (SettingsError, ConfigError, DriverError) as error:

@@ -1,27 +1,17 @@
-"""The client for programs that serve: asynchronous, on httpx."""
+"""The client for programs that serve: asynchronous."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import socket
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Protocol
 
-import httpx
-
 from greenthread.kube import core
 from greenthread.kube.config import ClusterConfig
 from greenthread.kube.core import Object, ObjectList, Patch, Request, Response, WatchEvent
-from greenthread.kube.errors import Gone, Unreachable, error_from_answer
+from greenthread.kube.errors import Gone, error_from_answer
+from greenthread.kube.http import HttpTransport
 from greenthread.kube.resources import Resource
-
-# it would write a line for every request into the logs of programs that log at INFO
-logging.getLogger("httpx").setLevel(logging.WARNING)
-
-CONNECT_TIMEOUT = 10.0
-"""Seconds to reach the server."""
 
 
 class Transport(Protocol):
@@ -53,119 +43,6 @@ class Transport(Protocol):
         ...
 
     async def close(self) -> None: ...
-
-
-class HttpTransport:
-    """Kubernetes over HTTP/1.1: a connection a watch, as many as are wanted."""
-
-    def __init__(self, config: ClusterConfig) -> None:
-        self._config = config
-        options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
-        if hasattr(socket, "TCP_KEEPIDLE"):
-            # a peer that vanished is noticed after half a minute, whatever the server's bookmarks do
-            options += [
-                (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
-                (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
-                (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-            ]
-        proxy = config.proxy()
-        transport = httpx.AsyncHTTPTransport(
-            verify=config.ssl_context() if config.server.startswith("https:") else False,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=16, keepalive_expiry=30),
-            proxy=httpx.Proxy(proxy) if proxy else None,
-            trust_env=False,
-            socket_options=options,
-        )
-        self._http = httpx.AsyncClient(base_url=config.server, transport=transport, trust_env=False)
-        self._extensions = {"sni_hostname": config.tls_server_name} if config.tls_server_name else {}
-
-    @property
-    def where(self) -> str:
-        return self._config.where
-
-    async def _signed(self, headers: Mapping[str, str]) -> dict[str, str]:
-        # a login may run a program or ask a server; everything else is at most one small file
-        if self._config.login is not None:
-            authorization = await asyncio.to_thread(self._config.authorization)
-        else:
-            authorization = self._config.authorization()
-        return {**headers, "authorization": authorization} if authorization else dict(headers)
-
-    async def request(
-        self,
-        method: str,
-        path: str,
-        params: Mapping[str, str],
-        headers: Mapping[str, str],
-        body: bytes | None,
-        timeout: float,
-    ) -> Response:
-        try:
-            async with asyncio.timeout(timeout):
-                request = self._http.build_request(
-                    method,
-                    path,
-                    params=dict(params) or None,
-                    headers=await self._signed(headers),
-                    content=body,
-                    timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
-                    extensions=self._extensions,
-                )
-                answer = await self._http.send(request, stream=True)
-                try:
-                    return await _whole(answer)
-                finally:
-                    await answer.aclose()
-        except (httpx.HTTPError, TimeoutError) as error:
-            raise core.no_answer(self._config.server, _cause(error)) from error
-
-    async def stream(
-        self, method: str, path: str, params: Mapping[str, str], headers: Mapping[str, str], timeout: float
-    ) -> AsyncGenerator[bytes | Response, None]:
-        request = self._http.build_request(
-            method,
-            path,
-            params=dict(params),
-            headers=await self._signed(headers),
-            timeout=httpx.Timeout(timeout, connect=CONNECT_TIMEOUT),
-            extensions=self._extensions,
-        )
-        try:
-            answer = await self._http.send(request, stream=True)
-            try:
-                if answer.status_code != 200:
-                    yield await _whole(answer)
-                    return
-                lines = core.Lines()
-                async for data in answer.aiter_raw():
-                    for line in lines.feed(data):
-                        yield line
-            finally:
-                await answer.aclose()
-        except httpx.HTTPError as error:
-            raise core.no_answer(self._config.server, _cause(error)) from error
-
-    async def close(self) -> None:
-        await self._http.aclose()
-
-
-async def _whole(answer: httpx.Response) -> Response:
-    parts, size = [], 0
-    async for data in answer.aiter_raw():
-        size += len(data)
-        if size > core.MAX_BODY:
-            raise Unreachable(f"the API server's answer is larger than {core.MAX_BODY} bytes")
-        parts.append(data)
-    return Response(answer.status_code, dict(answer.headers), b"".join(parts))
-
-
-def _cause(error: BaseException) -> BaseException:
-    """httpx wraps what the socket said; the deepest error says most, but a timeout is a timeout."""
-    if isinstance(error, httpx.TimeoutException | TimeoutError):
-        return error
-    while error.__cause__ is not None or error.__context__ is not None:
-        error = error.__cause__ or error.__context__ or error
-    return error
 
 
 class AsyncClient:

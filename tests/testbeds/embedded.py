@@ -52,6 +52,11 @@ class EmbeddedApi(Admin):
         self.load()
         self.port = int(self.url.rpartition(":")[2])
 
+    @property
+    def pids(self) -> list[int]:
+        """Of its processes."""
+        return self._group.pids if self._group else []
+
     def kill(self) -> None:
         """Kills it without warning (SIGKILL) and waits for its end."""
         assert self._group is not None

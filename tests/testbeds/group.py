@@ -31,6 +31,11 @@ class ProcessGroup:
                 process_group=self._guard.pid,
             )
 
+    @property
+    def pids(self) -> list[int]:
+        """Of the processes that were started and not killed."""
+        return [process.pid for process in self.running.values()]
+
     def kill(self, name: str) -> None:
         """Kills one without warning (SIGKILL) and waits for its end."""
         process = self.running.pop(name)

@@ -74,6 +74,11 @@ class RealApi(Admin):
         if wait:
             self.wait_ready()
 
+    @property
+    def pids(self) -> list[int]:
+        """Of its processes."""
+        return self._group.pids if self._group else []
+
     def kill(self, name: str) -> None:
         """Kills one program without warning (SIGKILL) and waits for its end."""
         assert self._group is not None, "use it as a context manager"
