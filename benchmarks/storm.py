@@ -343,8 +343,8 @@ def text(results: list[Result], api: str) -> str:
     return "\n".join(
         [
             f"Storm: every model asked at once, on the {api} API. {FIT} models fit on a GPU; an engine wakes",
-            f"in {WAKE} s and sleeps in {SLEEP} s. Ideal: on each GPU one wake after the other, as the link to the host",
-            "allows, each sleep beside the next wakes, and no time for anything else.",
+            f"in {WAKE} s and sleeps in {SLEEP} s. Ideal: on each GPU one wake after the other, as the link to the",
+            "host allows, each sleep beside the next wakes, and no time for anything else.",
             "",
             *table(rows),
         ]

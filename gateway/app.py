@@ -38,7 +38,7 @@ class Gateway:
         self._tasks: list[asyncio.Task[None]] = []
         self._started = 0
         router = GatewayRouter(self.directory, self.holds, settings, self._not_ready, self.metrics.scrape)
-        self.server = ProxyServer(router, ProxySettings(), self._finished)
+        self.server = ProxyServer(router, ProxySettings(heartbeat=settings.heartbeat), self._finished)
         self.metrics.follow(lambda: self.server.in_flight, lambda: self.holds.held, lambda: len(self.directory.models))
 
     def _changed(self, key: Key) -> None:

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
+from collections.abc import Sequence
+from statistics import median
 
 from gateway.directory import Directory, Endpoint
 from gateway.settings import Settings
 from greenthread.kube.resources import Key
+from greenthread.units import short_duration
 from proxy.exchange import Exchange
 from proxy.routes import Forward, Outcome, Refuse, Upstream
 
 logger = logging.getLogger(__name__)
 
-RETRY_AFTER = 5.0
-"""Seconds; what a client is told that waited in vain for a pod to come up."""
+UNMEASURED = 5.0
+"""Seconds until a client may well try again, when no request has waited for a pod of its model yet."""
+_RECENT = 5  # waits that count
+
+
+def retry_after(waits: Sequence[float]) -> float:
+    """Seconds until a client may well try again, from how long the last requests waited for a pod: 1 to 600."""
+    return min(max(median(waits), 1.0), 600.0) if waits else UNMEASURED
 
 
 class Hold:
@@ -29,6 +39,7 @@ class Hold:
         self._forwards: dict[str, Forward] = {}  # by path, of the few that are routed
         self._why: str = ""  # the last trouble with an endpoint
         self._alarm: asyncio.TimerHandle | None = None
+        self._waits: deque[float] = deque(maxlen=_RECENT)  # seconds that requests waited which then had an endpoint
 
     def forward(self, path: str) -> Forward:
         """The route to this Model for a path of the API."""
@@ -53,20 +64,24 @@ class Hold:
         loop = asyncio.get_running_loop()
         self._raise_if_hopeless()
         if holds.held >= holds.settings.max_held:
-            raise Refuse(503, f"{holds.held} requests wait for models to start already.", RETRY_AFTER, "overloaded")
+            message = f"{holds.held} requests wait for models to start already."
+            raise Refuse(503, message, retry_after(self._waits), "overloaded")
+        longest = exchange.terms.max_wait - exchange.waited
+        if longest <= 0:
+            raise self._refusal(exchange)
         turn: asyncio.Future[None] = loop.create_future()
         self.waiting[turn] = exchange
         holds.held += 1
         self._watch_avoided()
         began = loop.time()
         try:
-            async with asyncio.timeout_at(exchange.started + holds.settings.hold_timeout):
+            async with asyncio.timeout_at(min(exchange.started + holds.settings.hold_timeout, began + longest)):
                 await turn
         except TimeoutError:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
                 pass  # let in as the time ran out
             else:
-                raise self._refusal(loop.time() - exchange.started) from None
+                raise self._refusal(exchange) from None
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
                 self._count_out(exchange)  # let in and gone in the same moment
@@ -74,7 +89,9 @@ class Hold:
         finally:
             holds.held -= 1
             self.waiting.pop(turn, None)
-        exchange.add_response_header("Server-Timing", f"hold;dur={(loop.time() - began) * 1000:.1f}")
+        waited = loop.time() - began
+        self._waits.append(waited)
+        exchange.add_response_header("Server-Timing", f"hold;dur={waited * 1000:.1f}")
 
     def leave(self, exchange: Exchange, outcome: Outcome) -> None:
         """The request is over, or goes elsewhere."""
@@ -157,12 +174,18 @@ class Hold:
         if model.spec.replicas == 0:
             raise Refuse(503, f"The model '{name}' has replicas: 0; scale it up to use it.", None, "model_not_ready")
         if model.status.phase == "Failed":
-            raise Refuse(503, f"The model '{name}' has failed{self._status()}.", RETRY_AFTER, "model_failed")
+            raise Refuse(
+                503, f"The model '{name}' has failed{self._status()}.", retry_after(self._waits), "model_failed"
+            )
 
-    def _refusal(self, waited: float) -> Refuse:
+    def _refusal(self, exchange: Exchange) -> Refuse:
         why = self._why if self._avoid else "it has no pod that is ready"
-        message = f"The model '{self.key[1]}' is not ready: {why}{self._status()}; waited {waited:.0f} s."
-        return Refuse(503, message, RETRY_AFTER, "model_not_ready")
+        if exchange.terms.max_wait < self._holds.settings.hold_timeout:
+            longest = f"X-GreenThread-Max-Wait allows {short_duration(exchange.terms.max_wait)}"
+        else:
+            longest = f"waited {asyncio.get_running_loop().time() - exchange.started:.0f} s"
+        message = f"The model '{self.key[1]}' is not ready: {why}{self._status()}; {longest}."
+        return Refuse(503, message, retry_after(self._waits), "model_not_ready")
 
     def _status(self) -> str:
         """What the Model itself says, for a message."""

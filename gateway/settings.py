@@ -37,6 +37,9 @@ class Settings:
     body_limit: int = 64 * MIB
     """Body of a request whose model is named in the body: it is read whole before it is sent on; more is 413."""
 
+    heartbeat: float = 10.0
+    """HEARTBEAT: a streaming request that waits gets an SSE comment after each silence of this length; 0s: never."""
+
     grace: float = 30.0
     """SHUTDOWN_GRACE: on SIGTERM, what is in flight may finish within this."""
 
@@ -65,5 +68,6 @@ class Settings:
             port=int(text),
             namespace=env.get("GREENTHREAD_NAMESPACE") or cls.namespace,
             hold_timeout=seconds("HOLD_TIMEOUT", cls.hold_timeout),
+            heartbeat=seconds("HEARTBEAT", cls.heartbeat),
             grace=seconds("SHUTDOWN_GRACE", cls.grace),
         )

@@ -19,7 +19,7 @@ class Want:
     """A pod that wants ``need`` bytes on each of its GPUs.
 
     ``lock``: it needs the wake lock (a wake does, an engine's boot does not). ``max_wait``: seconds after ``since`` at
-    which it may preempt.
+    which it may preempt, if ``preempts``; who may not stands behind who may, so that nobody has to go for it.
     """
 
     pod: PodRef
@@ -29,10 +29,11 @@ class Want:
     max_wait: float
     boot: bool = False
     lock: bool = True
+    preempts: bool = True
 
     @property
     def age(self) -> tuple[bool, datetime, str, str]:
-        return (self.boot, self.since, self.pod.name, self.pod.namespace)
+        return (self.boot or not self.preempts, self.since, self.pod.name, self.pod.namespace)
 
     @property
     def barrier(self) -> datetime:
@@ -122,6 +123,8 @@ def decide(want: Want, gpus: Sequence[Gpu], now: datetime) -> Decision:
         return Fits()
     if any(want.need > _most_room(want, gpu) for gpu in gpus):
         return CannotFit(tuple(o for o in obstacles if o.short))
+    if not want.preempts:
+        return Wait(obstacles, coming=_coming_models(gpus, want.pod))
     if now < want.barrier and any(o.short for o in obstacles):
         return Wait(obstacles, until=want.barrier, coming=_coming_models(gpus, want.pod))
     named = _named(gpus)
@@ -143,6 +146,8 @@ def coming(gpu: Gpu, named: Iterable[PodRef] | None = None, waiter: PodRef | Non
 def gives_way(pod: PodRef, gpus: Sequence[Gpu]) -> Intent | None:
     """The oldest waiter that lacks room on a GPU of ``pod`` even with what is coming; None: nobody needs it to go.
 
+    Who waits and may not preempt asks nobody to go.
+
     Whether the pod is idle, past its minRuntime and not popular is for its own sidecar to know.
     """
     named = _named(gpus)
@@ -152,7 +157,7 @@ def gives_way(pod: PodRef, gpus: Sequence[Gpu]) -> Intent | None:
         if mine is None or mine.reserved == 0:
             continue
         for intent in gpu.intents:
-            if intent.pod == pod:
+            if intent.pod == pod or not intent.preempts:
                 continue
             older = sum(i.requested for i in gpu.intents if i.age < intent.age and i.pod != pod)
             if gpu.room + coming(gpu, named, pod) < intent.requested + older:

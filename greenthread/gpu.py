@@ -84,7 +84,10 @@ class Occupant:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """A pod that waits for ``requested`` bytes here. ``boot``: it boots an engine and no client waits for it."""
+    """A pod that waits for ``requested`` bytes here. ``boot``: it boots an engine and no client waits for it.
+
+    ``preempts``: false when every request that waits asked never to preempt (``X-GreenThread-Preempt: never``).
+    """
 
     pod: PodRef
     model: str
@@ -92,11 +95,12 @@ class Intent:
     since: datetime
     victims: tuple[PodRef, ...] = ()
     boot: bool = False
+    preempts: bool = True
 
     @property
     def age(self) -> tuple[bool, datetime, str, str]:
-        """Order of service: real requests before boots, then the oldest; the pod's name breaks a tie."""
-        return (self.boot, self.since, self.pod.name, self.pod.namespace)
+        """Order of service: requests that may preempt before others and boots, then the oldest; names break a tie."""
+        return (self.boot or not self.preempts, self.since, self.pod.name, self.pod.namespace)
 
     @classmethod
     def from_object(cls, item: Mapping[str, Any]) -> Intent:
@@ -107,6 +111,7 @@ class Intent:
             since=parse_time(item["since"]),
             victims=tuple(PodRef.parse(victim) for victim in item.get("victims") or ()),
             boot=item.get("boot", False),
+            preempts=item.get("preempts", True),
         )
 
     def to_object(self) -> dict[str, Any]:
@@ -118,6 +123,7 @@ class Intent:
             "since": format_time(self.since),
             "victims": [str(victim) for victim in self.victims],
             "boot": self.boot,
+            "preempts": self.preempts,
         }
 
 

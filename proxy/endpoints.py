@@ -26,3 +26,6 @@ MODEL_PATHS = frozenset(
     }
 )
 """Asked by POST; each wakes the model when it sleeps."""
+
+STREAMED_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
+"""Of these the ones that answer a JSON body with `"stream": true` by server-sent events."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
+from greenthread.units import format_duration
+from proxy.endpoints import STREAMED_PATHS
 from proxy.errors import HttpError, error_body, reason
+from proxy.heartbeat import BEAT, MAX_ERROR, NOT_RUN, Heartbeat, asks_for_stream, chunk, error_event, event_of_answer
 from proxy.http1 import RequestHead, ResponseHead
 from proxy.routes import Forward, Gate, Handle, Outcome, ReadBody, Refuse, Respond, Route, Upstream
+from proxy.terms import NO_TERMS, parse_terms
 
 if TYPE_CHECKING:
     from proxy.client import ClientConnection
@@ -22,6 +26,10 @@ logger = logging.getLogger(__name__)
 # What becomes of the request's body as it arrives.
 _HOLD, _COLLECT, _STREAM, _DISCARD = range(4)
 
+# How the answer's body goes to the client: as it comes; with the chunked coding added; not at all, since it is to
+# become an error event; as it comes, but it may still say that the request was not run; not at all, for it said so.
+_AS_IS, _CODED, _TO_EVENT, _WATCHED, _NOT_RUN = range(5)
+
 _PIECE_COST = 64  # bytes of memory that a piece of a body takes beside its own
 
 CLIENT_GONE_STATUS = 499  # in metrics only: nobody reads it
@@ -30,12 +38,13 @@ CLIENT_GONE_STATUS = 499  # in metrics only: nobody reads it
 class Exchange:
     """One request on its way through the proxy.
 
-    For routers and gates: `request`, `started` (loop time), `upstream` (a gate may set it), `response_headers` (a gate
-    may append), `status` (of the answer; 0 while there is none), `tag` (of the Forward), `state` (the gate's own).
+    For routers and gates: `request`, `terms`, `started` (loop time), `waited` (seconds at gates until now), `upstream`
+    (a gate may set it), `response_lines` (header lines, a gate may set them), `status` (of the answer; 0 while there is
+    none), `tag` (of the Forward), `state` (the gate's own).
     """
 
     __slots__ = (
-        "_chunk_answer",
+        "_answer_mode",
         "_client",
         "_collect_limit",
         "_collect_then",
@@ -43,6 +52,7 @@ class Exchange:
         "_connection",
         "_entered",
         "_gathered",
+        "_heartbeat",
         "_mode",
         "_out",
         "_pending",
@@ -58,18 +68,22 @@ class Exchange:
         "finished",
         "head_sent",
         "request",
-        "response_headers",
+        "response_lines",
         "started",
         "state",
         "status",
+        "terms",
         "upstream",
+        "waited",
     )
 
     def __init__(self, server: ProxyServer, client: ClientConnection, request: RequestHead) -> None:
         self.request = request
         self.started = server.loop.time()
         self.upstream: Upstream | None = None
-        self.response_headers: list[tuple[str, str]] | None = None
+        self.terms = NO_TERMS
+        self.waited = 0.0
+        self.response_lines: Sequence[bytes] | None = None
         self.status = 0
         self.state: Any = None
         self.head_sent = False  # the client has seen the beginning of an answer
@@ -77,7 +91,7 @@ class Exchange:
         self.close = not request.keep_alive  # the connection ends with this exchange
         self.body_complete = True
         self.decode_response = False  # the client takes no chunked coding
-        self._chunk_answer = False
+        self._answer_mode = _AS_IS
         self._out = b""  # the answer's head, until something goes with it
         self._server = server
         self._client = client
@@ -94,6 +108,7 @@ class Exchange:
         self._connection: UpstreamConnection | None = None
         self._entered: Gate | None = None
         self._task: asyncio.Task[None] | None = None
+        self._heartbeat: Heartbeat | None = None
         server.in_flight += 1
 
     @property
@@ -108,9 +123,7 @@ class Exchange:
 
     def add_response_header(self, name: str, value: str) -> None:
         """Add a field to the answer's head; of no effect once that is sent."""
-        if self.response_headers is None:
-            self.response_headers = []
-        self.response_headers.append((name, value))
+        self.response_lines = [*(self.response_lines or ()), f"{name}: {value}".encode("latin-1")]
 
     # The route
 
@@ -121,6 +134,12 @@ class Exchange:
         if self.request.path == "*":  # about the server, not a resource (RFC 9110 §9.3.7)
             self.respond(Respond(204, [("Allow", "GET, HEAD, POST, OPTIONS")]))
             return
+        if self.request.terms is not None:
+            try:
+                self.terms = parse_terms(self.request.terms)
+            except HttpError as error:
+                self.fail(error.status, error.message, error.code)
+                return
         try:
             route = self._server.router.route(self.request)
         except Exception:
@@ -227,9 +246,11 @@ class Exchange:
             self._connect()
         else:
             self._hold_back()
+            self._schedule_heartbeat()
             self._run(self._enter(gate))
 
     async def _enter(self, gate: Gate) -> None:
+        began = self._server.loop.time()
         try:
             await gate.enter(self)
         except Refuse as refusal:
@@ -240,6 +261,8 @@ class Exchange:
             self._task = None
             self._broken("The gate failed")
             return
+        finally:
+            self.waited += self._server.loop.time() - began
         self._task = None
         self._entered = gate
         if self.finished:  # the client left in the same moment
@@ -295,6 +318,8 @@ class Exchange:
         elif request.content_length is not None:
             lines.append(b"Content-Length: %d" % request.content_length)
         lines.append(b"Via: 1.1 greenthread" if request.minor else b"Via: 1.0 greenthread")
+        if request.terms is not None:
+            lines += self.terms.lines(self.waited)
         for name, value in route.request_headers:
             lines.append(f"{name}: {value}".encode("latin-1"))
         lines.append(b"\r\n")
@@ -346,7 +371,9 @@ class Exchange:
             self._gathered += data
 
     def _hold_back(self) -> None:
-        if not self.body_complete and self._pending_bytes >= self._server.settings.waiting_body_bytes:
+        if self.body_complete or (self._heartbeat is not None and self._heartbeat.reserved):
+            return
+        if self._pending_bytes >= self._server.settings.waiting_body_bytes:
             self._client.pause_reading()
 
     def on_body_end(self) -> None:
@@ -362,13 +389,13 @@ class Exchange:
         """The client closed its connection, or was cut off."""
         if self.finished:
             return
-        if not self.head_sent:
+        if not self.head_sent or not self.status:
             self.status = CLIENT_GONE_STATUS
         self._finish(Outcome.CLIENT_GONE)
 
     def on_client_error(self, error: HttpError) -> None:
         """The rest of the request is malformed, too large or too slow."""
-        if self.head_sent:
+        if self.head_sent and self.status:
             self._client.abort()
         else:
             self._leave(Outcome.CLIENT_GONE)
@@ -400,6 +427,11 @@ class Exchange:
         if head.status == 503 and self._replay is not None and head.get("x-greenthread-not-run") == "true":
             self._run_elsewhere()
             return
+        if head.heartbeat and self._replay is not None:
+            self._answer_mode = _WATCHED
+        if self._heartbeat is not None and self._heartbeat.begun:
+            self._continue_stream(head)
+            return
         request = self.request
         lines = [head.status_line, *head.lines]
         no_body = request.method == "HEAD" or head.status in (204, 304)
@@ -407,7 +439,8 @@ class Exchange:
             if request.minor:
                 if head.status != 204:
                     lines.append(b"Transfer-Encoding: chunked")
-                self._chunk_answer = remaining < 0
+                if remaining < 0:
+                    self._answer_mode = _CODED
             else:
                 self.decode_response = head.chunked
                 self.close = True
@@ -421,9 +454,8 @@ class Exchange:
         if self._route is not None:
             for name, value in self._route.response_headers:
                 lines.append(f"{name}: {value}".encode("latin-1"))
-        if self.response_headers is not None:
-            for name, value in self.response_headers:
-                lines.append(f"{name}: {value}".encode("latin-1"))
+        if self.response_lines is not None:
+            lines += self.response_lines
         if self._server.draining or not (self.body_complete or self._client.may_discard()):
             self.close = True
         if self.close:
@@ -441,9 +473,15 @@ class Exchange:
             self._client.write(out)
 
     def on_response_data(self, data: bytes) -> None:
-        """A piece of the answer's body, as it goes to the client but for the coding that `_chunk_answer` adds."""
-        if self._chunk_answer:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
+        """A piece of the answer's body, as it goes to the client but for what `_answer_mode` says."""
+        if self._answer_mode:
+            if self._answer_mode == _CODED:
+                data = chunk(data)
+            elif self._answer_mode == _TO_EVENT:
+                self._gather_error(data)
+                return
+            elif self._answer_mode == _NOT_RUN or self._says_not_run(data):
+                return
         if self._out:
             self.head_sent = True
             data, self._out = self._out + data, b""
@@ -452,19 +490,30 @@ class Exchange:
     def on_response_end(self) -> None:
         """The answer is complete."""
         self._connection = None
-        if self._chunk_answer:
+        if self._answer_mode == _CODED:
             self.on_response_data(b"")
+        elif self._answer_mode == _TO_EVENT and self._heartbeat is not None:
+            answer = bytes(self._heartbeat.answer)
+            self._end_stream(self.status, event_of_answer(self.request.path, self.status, answer))
+            return
+        elif self._answer_mode == _NOT_RUN:
+            self._run_elsewhere()
+            return
         self.flush()
         self._finish(Outcome.SUCCESS)
 
     def on_upstream_error(self, why: str) -> None:
         """The upstream broke off."""
         self._connection = None
+        if self._answer_mode == _NOT_RUN:
+            self._run_elsewhere()
+            return
         logger.warning(
             "upstream %s failed during %s %s: %s", self.upstream, self.request.method, self.request.path, why
         )
         self._leave(Outcome.UPSTREAM_ERROR)
-        if not self.head_sent:
+        if not self.head_sent or not self.status or self._answer_mode == _TO_EVENT:
+            self.status = 0
             self.fail(502, f"The engine failed while it worked on this request: {why}.", "upstream_error")
             return
         # Only a missing end tells the client; an answer that ends with the connection needs a reset for that.
@@ -472,6 +521,7 @@ class Exchange:
 
     def _run_elsewhere(self) -> None:
         """The upstream did not run the request: enter the gate again with what was sent."""
+        self._answer_mode = _AS_IS
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abort()
@@ -481,6 +531,99 @@ class Exchange:
         self._replay_bytes = 0
         self._leave(Outcome.NOT_RUN)
         self._forward()
+
+    # The heartbeat of a stream that waits
+
+    def _schedule_heartbeat(self) -> None:
+        settings, route = self._server.settings, self._route
+        if self._heartbeat is None:
+            streamed = route is not None and route.path in STREAMED_PATHS and self.request.minor
+            if not streamed or not settings.heartbeat or not self.terms.heartbeat:
+                return
+            self._heartbeat = Heartbeat(self, self._server.loop, settings.heartbeat)
+        self._heartbeat.schedule()
+
+    def may_stream(self) -> bool | None:
+        """Whether a heartbeat may begin: this is a streaming request, and it waits. None: its body must come first."""
+        if self.finished or self._mode != _HOLD or self._entered is not None:
+            return False
+        if self.body_complete:
+            return asks_for_stream(b"".join(self._pending))
+        self._read_on()
+        return None
+
+    def _read_on(self) -> None:
+        """Read the whole body although the request waits, if there is room for it."""
+        length, server, heartbeat = self.request.content_length, self._server, self._heartbeat
+        if heartbeat is None or heartbeat.reserved or length is None or length > server.settings.heartbeat_body_bytes:
+            return
+        if server.collected_bytes + length <= server.settings.max_collected_bytes:
+            server.collected_bytes += length
+            heartbeat.reserved = length
+            self._client.resume_reading()
+
+    def begin_stream(self) -> None:
+        """Send the head of a stream, before it is known how the request ends."""
+        lines = [
+            b"HTTP/1.1 200 OK",
+            self._server.date_line(),
+            b"Content-Type: text/event-stream; charset=utf-8",
+            b"Cache-Control: no-cache",
+            b"X-Accel-Buffering: no",
+            b"X-GreenThread-Heartbeat: " + format_duration(self._server.settings.heartbeat).encode("ascii"),
+            b"Transfer-Encoding: chunked",
+        ]
+        self._make_head(200, lines)
+        self.status = 0  # the answer itself is still to come
+
+    def beat(self) -> None:
+        """Send a comment."""
+        out, self._out = self._out + BEAT, b""
+        self.head_sent = True
+        self._client.write(out)
+
+    def _continue_stream(self, head: ResponseHead) -> None:
+        """The answer to a request whose stream has begun already: goes on in it, or becomes its error event."""
+        assert self._heartbeat is not None
+        self._heartbeat.stop()
+        self.status = head.status
+        kind = (head.get("content-type") or "").partition(";")[0].strip().lower()
+        if head.status != 200 or kind != "text/event-stream" or head.get("content-encoding") is not None:
+            self._answer_mode = _TO_EVENT
+            self.decode_response = head.chunked
+        elif not head.chunked:
+            self._answer_mode = _CODED
+
+    def _gather_error(self, data: bytes) -> None:
+        if self._heartbeat is not None and len(self._heartbeat.answer) + len(data) <= MAX_ERROR:
+            self._heartbeat.answer += data
+
+    def _says_not_run(self, data: bytes) -> bool:
+        """True when the upstream says in its stream that it did not run the request: at its end that goes elsewhere."""
+        beats, found, _ = data.partition(NOT_RUN)
+        if not found:
+            if data.replace(BEAT, b""):
+                self._answer_mode = _AS_IS  # it runs
+            return False
+        self._answer_mode = _NOT_RUN
+        self.status = 0
+        if self._out or beats:
+            self.head_sent = True
+            self._client.write(self._out + beats)
+            self._out = b""
+        if self._heartbeat is None:
+            self._heartbeat = Heartbeat(self, self._server.loop, self._server.settings.heartbeat or 10.0)
+        self._heartbeat.begun = True
+        self._heartbeat.schedule()
+        return True
+
+    def _end_stream(self, status: int, event: bytes, before: bytes = b"") -> None:
+        """End a stream that has begun by an event. `status`: what it would have been, for metrics."""
+        self._drop_body()
+        self.status = status
+        self._client.write(self._out + before + chunk(event) + b"0\r\n\r\n")
+        self._out = b""
+        self._finish(Outcome.SUCCESS)
 
     # Answers of our own
 
@@ -510,6 +653,10 @@ class Exchange:
         if connection is not None:
             connection.abort()
         body = error_body(self.request.path, status, message, code)
+        if self._heartbeat is not None and self._heartbeat.begun:
+            not_run = ("X-GreenThread-Not-Run", "true") in headers
+            self._end_stream(status, error_event(self.request.path, body), NOT_RUN if not_run else b"")
+            return
         self.respond(Respond(status, [("Content-Type", "application/json"), *headers], body))
 
     def _refuse(self, refusal: Refuse) -> None:
@@ -553,6 +700,9 @@ class Exchange:
         self._gathered = bytearray()
         self._replay = None
         self._server.collected_bytes -= self._collected
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+            self._server.collected_bytes -= self._heartbeat.reserved
         self._leave(outcome)
         self._server.finished(self)
         self._client.exchange_done(self)

@@ -26,8 +26,8 @@ MAX_CHUNK_LINE = 256  # bytes of a chunk's size with its extensions
 MAX_TRAILER = 8192  # bytes of a trailer section
 
 # What a field name means to a proxy.
-_END_TO_END, _HOP, _HOST, _LENGTH, _CODING, _CONNECTION, _EXPECT = range(7)
-_KEPT_IN_RESPONSE = (_END_TO_END, _HOST, _EXPECT)
+_END_TO_END, _HOP, _HOST, _LENGTH, _CODING, _CONNECTION, _EXPECT, _TERM, _HEARTBEAT = range(9)
+_KEPT_IN_RESPONSE = (_END_TO_END, _HOST, _EXPECT, _TERM)
 _KINDS = {
     b"host": _HOST,
     b"content-length": _LENGTH,
@@ -41,6 +41,9 @@ _KINDS = {
     b"te": _HOP,
     b"upgrade": _HOP,
     b"http2-settings": _HOP,
+    b"x-greenthread-max-wait": _TERM,
+    b"x-greenthread-preempt": _TERM,
+    b"x-greenthread-heartbeat": _HEARTBEAT,
 }
 
 # Clients repeat themselves: what has been checked once is looked up. Only valid spellings get in; all are bounded.
@@ -80,6 +83,8 @@ class RequestHead:
     chunked: bool
     keep_alive: bool
     expect_continue: bool
+    terms: list[bytes] | None = None
+    """The fields of proxy.terms as sent; None when there are none."""
 
     def get(self, name: str) -> str | None:
         """The value of an end-to-end header field (several are joined by ", "), None when absent."""
@@ -158,6 +163,7 @@ def parse_request_head(head: bytes, max_fields: int) -> RequestHead:
     length: int | None = None
     chunked = False
     expect = False
+    terms: list[bytes] | None = None
     options: set[bytes] | None = None
     for line in lines[1:]:
         name, colon, value = line.partition(b":")
@@ -188,6 +194,8 @@ def parse_request_head(head: bytes, max_fields: int) -> RequestHead:
             chunked = True
         elif kind == _CONNECTION:
             options = _connection_options(value, options)
+        elif kind >= _TERM:
+            terms = [*(terms or ()), line]
         elif kind == _EXPECT:
             if value.strip(b" \t").lower() != b"100-continue":
                 raise HttpError(417, "The only expectation understood is 100-continue.")
@@ -200,7 +208,9 @@ def parse_request_head(head: bytes, max_fields: int) -> RequestHead:
     if options:
         keep_alive = b"close" not in options and (keep_alive or b"keep-alive" in options)
         keep = _without(keep, options)
-    return RequestHead(method, path, query, minor, authority or host or b"", keep, length, chunked, keep_alive, expect)
+    return RequestHead(
+        method, path, query, minor, authority or host or b"", keep, length, chunked, keep_alive, expect, terms
+    )
 
 
 @dataclass(slots=True)
@@ -214,6 +224,8 @@ class ResponseHead:
     content_length: int | None
     chunked: bool
     keep_alive: bool
+    heartbeat: bool = False
+    """It began before the request was run: the body may say that it was not run after all."""
 
     def get(self, name: str) -> str | None:
         """The value of the first header field of this name, None when absent."""
@@ -244,7 +256,7 @@ def parse_response_head(head: bytes) -> ResponseHead:
     minor, status = _status_lines.get(lines[0]) or _parse_status_line(lines[0])
     keep: list[bytes] = []
     length: int | None = None
-    chunked = False
+    chunked = heartbeat = False
     options: set[bytes] | None = None
     for line in lines[1:]:
         name, colon, value = line.partition(b":")
@@ -266,6 +278,9 @@ def parse_response_head(head: bytes) -> ResponseHead:
             chunked = True
         elif kind == _CONNECTION:
             options = _connection_options(value, options)
+        elif kind == _HEARTBEAT:
+            keep.append(line)
+            heartbeat = True
     if chunked and length is not None:
         raise UpstreamError("it sent both Content-Length and Transfer-Encoding")
     keep_alive = minor == 1
@@ -273,7 +288,7 @@ def parse_response_head(head: bytes) -> ResponseHead:
         keep_alive = keep_alive and b"close" not in options
         keep = _without(keep, options)
     status_line = lines[0] if minor == 1 else b"HTTP/1.1" + lines[0][8:]
-    return ResponseHead(status, status_line, keep, length, chunked, keep_alive)
+    return ResponseHead(status, status_line, keep, length, chunked, keep_alive, heartbeat)
 
 
 def _chunk_size(line: bytes) -> int:

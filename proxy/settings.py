@@ -33,6 +33,12 @@ class Settings:
     replay_bytes: int = 1 * MIB
     """Keep a body up to this size until the upstream answers, so that a request that was not run can go elsewhere."""
 
+    heartbeat: float = 10.0
+    """A streaming request that waits gets an SSE comment after each silence of this length; 0: never."""
+
+    heartbeat_body_bytes: int = 16 * MIB
+    """Of such a request: read the body up to this size, within `max_collected_bytes`, to see that it is streaming."""
+
     discard_bytes: int = 256 * KIB
     """Rest of a body that is read and thrown away after an early answer, to keep the connection; more closes it."""
 

@@ -13,6 +13,7 @@ from greenthread.kube.aio import AsyncClient
 from greenthread.kube.config import load_config
 from greenthread.kube.errors import ConfigError
 from proxy.server import ProxyServer
+from proxy.settings import Settings as ProxySettings
 from sidecar.app import Sidecar
 from sidecar.engine.command import CommandEngine
 from sidecar.engine.vllm import VllmEngine
@@ -27,7 +28,7 @@ async def serve(settings: Settings) -> None:
     engine: VllmEngine | CommandEngine = kind(settings, lambda text: sidecar.lifecycle.engine_died(text))
     sidecar.attach(engine)
     engine.open()
-    server = ProxyServer(sidecar.front_door())
+    server = ProxyServer(sidecar.front_door(), ProxySettings(heartbeat=settings.heartbeat))
     await server.start(settings.host, settings.port)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -192,7 +192,7 @@ class Claims:
                 for index, occupant in here:  # a name that comes after its bearer slept would preempt it in vain later
                     path = f"/status/occupants/{index}"
                     tests += [*_test_pod(path, occupant.pod), _test(f"{path}/state", str(State.SERVING))]
-            intent = Intent(want.pod, self._model, want.need, want.since, named, want.boot)
+            intent = Intent(want.pod, self._model, want.need, want.since, named, want.boot, want.preempts)
             return [] if intent == mine else [*tests, *self._intent_patch(obj, gpu, intent)]
 
         await self._everywhere(patch)
@@ -226,7 +226,7 @@ class Claims:
 
     def _turn_back_patch(self, obj: dict[str, Any], gpu: Gpu, want: Want, occupant: Occupant) -> Patch:
         asleep = replace(occupant, state=State.SLEEPING, reserved=0)
-        intent = Intent(want.pod, self._model, want.need, want.since, (), want.boot)
+        intent = Intent(want.pod, self._model, want.need, want.since, (), want.boot, want.preempts)
         return [*self._intent_patch(obj, gpu, intent), *self._entry_patch(obj, gpu, asleep, unlock=True)]
 
     def _entry_patch(self, obj: dict[str, Any], gpu: Gpu, occupant: Occupant, unlock: bool) -> Patch:

@@ -4,16 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Protocol
 
 from greenthread.clock import Clock
+from greenthread.units import short_duration
 from proxy.routes import Outcome, Refuse
-from sidecar.metrics import Metrics
+from proxy.terms import Terms
+from sidecar.metrics import Metrics, SidecarState
 
 #: A pod that goes away asks the gateway to send the request elsewhere: it was not run.
 NOT_RUN = ("X-GreenThread-Not-Run", "true")
+
+#: What every answer says of a request that found the door open.
+_FOUND_SERVING = (b"X-GreenThread-State: serving", b"Server-Timing: queue;dur=0, wake;dur=0")
+
+
+class Visitor(Protocol):
+    """What the door knows of a request (a ``proxy.Exchange``)."""
+
+    terms: Terms
+    #: Seconds that it has waited at other gates.
+    waited: float
+    response_lines: Sequence[bytes] | None
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What those who wait ask for: a wake, since when, and whether others may be preempted for it."""
+
+    since: datetime
+    preempts: bool
 
 
 class Door:
@@ -24,6 +48,10 @@ class Door:
         self._clock, self._metrics = clock, metrics
         self._limit, self._timeout = limit, timeout
         self._waiting: dict[asyncio.Future[None], datetime] = {}
+        #: Of these, the ones that others may be preempted for.
+        self._pressing: dict[asyncio.Future[None], datetime] = {}
+        self._state = SidecarState.SLEEPING
+        self._wake_began = self._wake_ended = math.inf
         self._open = False
         self._leaving = False
         self.in_flight = 0
@@ -36,8 +64,8 @@ class Door:
         self.reason: Callable[[], str] = lambda: "the model is waking"
         #: Seconds after which a client may well try again.
         self.retry_after: Callable[[], float] = lambda: 1.0
-        #: Called when the first request begins to wait, when the last one leaves the line, and, while
-        #: ``watched``, when nothing is in flight any more.
+        #: Called when ``asked`` begins or ends or comes to preempt or not, and, while ``watched``, when nothing is in
+        #: flight any more.
         self.on_change: Callable[[], None] = lambda: None
         self.watched = False
         #: Whether a wake is under way already, so that one more request is a duplicate of it.
@@ -48,47 +76,84 @@ class Door:
         return len(self._waiting)
 
     @property
-    def waiting_since(self) -> datetime | None:
-        """When the longest waiting request arrived."""
-        return next(iter(self._waiting.values()), None)
+    def asked(self) -> Asked | None:
+        """What the oldest request asks for that may preempt; the oldest of all if none may; None: nobody waits."""
+        for waiting in (self._pressing, self._waiting):
+            for since in waiting.values():
+                return Asked(since, waiting is self._pressing)
+        return None
 
     # -- the proxy's side -------------------------------------------------------------------------------------------
 
-    def try_enter(self, _exchange: Any) -> bool:
+    def try_enter(self, exchange: Visitor) -> bool:
         if not self._open:
             return False
         self.in_flight += 1
+        exchange.response_lines = _FOUND_SERVING
         return True
 
-    async def enter(self, _exchange: Any) -> None:
-        if self._open:
-            self.in_flight += 1
+    async def enter(self, exchange: Visitor) -> None:
+        if self.try_enter(exchange):
             return
+        found = b"X-GreenThread-State: " + str(self._state).encode("ascii")
+        exchange.response_lines = (found,)
         if self._leaving:
             raise self._refusal(self.reason(), leaving=True)
         if len(self._waiting) >= self._limit:
             raise self._refusal(f"{len(self._waiting)} requests wait for this model already")
+        terms, loop = exchange.terms, asyncio.get_running_loop()
+        arrived = loop.time()
+        try:
+            await self._wait(min(self._timeout, terms.max_wait - exchange.waited), terms)
+        finally:
+            exchange.response_lines = (found, self._timing(arrived, loop.time()))
+
+    async def _wait(self, seconds: float, terms: Terms) -> None:
+        if seconds <= 0:
+            raise self._too_late(terms)
         if self._waiting or self.waking():
             self._metrics.wake_deduplications.inc()
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        before = self.asked
         self._waiting[turn] = self._clock.now()
-        if len(self._waiting) == 1:
-            self.on_change()
+        if terms.preempts:
+            self._pressing[turn] = self._waiting[turn]
+        self._tell(before)
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(seconds):
                 await turn
         except TimeoutError:
             if not _let_in(turn):
-                raise self._refusal(f"waited {self._timeout:.0f} s; {self.reason()}") from None
+                raise self._too_late(terms) from None
         except asyncio.CancelledError:
             if _let_in(turn):
                 self._one_out()  # let in and gone in the same moment
             raise
         finally:
-            if self._waiting.pop(turn, None) is not None and not self._waiting:
-                self.on_change()
+            before = self.asked
+            self._pressing.pop(turn, None)
+            if self._waiting.pop(turn, None) is not None:
+                self._tell(before)
 
-    def leave(self, exchange: Any, outcome: Outcome) -> None:
+    def _tell(self, before: Asked | None) -> None:
+        now = self.asked
+        if (before and before.preempts) != (now and now.preempts):
+            self.on_change()
+
+    def _too_late(self, terms: Terms) -> Refuse:
+        if terms.max_wait < self._timeout:
+            longest = f"X-GreenThread-Max-Wait allows {short_duration(terms.max_wait)}"
+        else:
+            longest = f"waited {self._timeout:.0f} s"
+        return self._refusal(f"{longest}; {self.reason()}")
+
+    def _timing(self, arrived: float, now: float) -> bytes:
+        """How long a request waited for its turn, and for the wake itself (the W3C's Server Timing)."""
+        wake = max(min(now, self._wake_ended) - max(arrived, self._wake_began), 0.0)
+        queue = max(now - arrived - wake, 0.0)
+        return f"Server-Timing: queue;dur={queue * 1000:.1f}, wake;dur={wake * 1000:.1f}".encode("ascii")
+
+    def leave(self, exchange: Visitor, outcome: Outcome) -> None:
         self._one_out()
         self.finished += 1
         if outcome is Outcome.SUCCESS and exchange.status < 500:
@@ -111,6 +176,15 @@ class Door:
 
     # -- the lifecycle's side ---------------------------------------------------------------------------------------
 
+    def entered(self, state: SidecarState) -> None:
+        """The state that requests find from now on."""
+        now = asyncio.get_running_loop().time()
+        if state is SidecarState.WAKING:
+            self._wake_began, self._wake_ended = now, math.inf
+        elif self._state is SidecarState.WAKING:
+            self._wake_ended = now
+        self._state = state
+
     def open(self) -> None:
         """Lets everybody in, in order of arrival. Idleness counts from now."""
         self.last_accessed = self._clock.now()
@@ -120,7 +194,7 @@ class Door:
     def reopen(self) -> None:
         """Takes a shutting back: as before, it is as long idle as it was."""
         self._open = True
-        waiting, self._waiting = self._waiting, {}
+        waiting, self._waiting, self._pressing = self._waiting, {}, {}
         for turn in waiting:
             if not turn.done():
                 self.in_flight += 1
@@ -132,7 +206,7 @@ class Door:
 
     def turn_away(self, reason: str) -> None:
         """Everybody who waits is told why; whoever comes later waits again."""
-        waiting, self._waiting = self._waiting, {}
+        waiting, self._waiting, self._pressing = self._waiting, {}, {}
         for turn in waiting:
             if not turn.done():
                 turn.set_exception(self._refusal(reason, leaving=self._leaving))

@@ -25,6 +25,7 @@ from sidecar.engine import Engine, EngineError, Rest
 from sidecar.metrics import Metrics, SidecarState
 from sidecar.reasons import Reason, Serving, Why, reason_to_sleep
 from sidecar.records import Record, Recorder
+from sidecar.retry import Prospect, retry_after
 from sidecar.settings import Settings
 from sidecar.wants import Wants
 
@@ -133,7 +134,9 @@ class Lifecycle:
         if self._state is SidecarState.SERVING:
             return "the model serves"
         if self._state is SidecarState.PENDING and self._decision is not None:
-            return f"{self._settings.model} {fairness.explain(self._decision, self._clock.now())}"
+            text = f"{self._settings.model} {fairness.explain(self._decision, self._clock.now())}"
+            asked = self._door.asked
+            return text if asked is None or asked.preempts else f"{text}; who waits asked not to preempt"
         if self._state is SidecarState.DEACTIVATING:
             return "the model is going to sleep and wakes again after that"
         if self._state is SidecarState.WAKING:
@@ -477,6 +480,7 @@ class Lifecycle:
             log.info("%s -> %s", self._state, state)
         self._state, self._since = state, self._clock.now()
         self._metrics.set_state(state)
+        self._door.entered(state)
         self._recorder.changed()
 
     def _held(self) -> int:
@@ -526,7 +530,21 @@ class Lifecycle:
         return f"{self._settings.node}/{'-'.join(map(str, self._settings.gpu_indices))}"
 
     def _retry_after(self) -> float:
-        return self.last_wake if self.last_wake is not None else 5.0
+        now, me, gpus = self._clock.now(), self._claims.pod, self._claims.gpus()
+        intents = {intent.pod: intent for gpu in gpus for intent in gpu.intents}
+        mine = intents.pop(me, None)
+        decision = self._decision if self._state is SidecarState.PENDING else None
+        until = decision.until if isinstance(decision, Wait) else None
+        prospect = Prospect(
+            self._state,
+            for_now=(now - self._since).total_seconds(),
+            boot_ready=self.boot_ready,
+            boot_pause=self._wants.boot_pause,
+            ahead=sum(mine is None or intent.age < mine.age for intent in intents.values()),
+            decides_in=0.0 if until is None else max((until - now).total_seconds(), 0.0),
+            cannot_fit=isinstance(decision, CannotFit),
+        )
+        return retry_after(prospect, self._recorder.records)
 
     async def _wait(self, seconds: float | None = None) -> None:
         """Until something changes or the time is over."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from greenthread.gpu import PodRef, gpu_name
 from greenthread.names import DEFAULT_NAMESPACE
+from greenthread.units import parse_duration
 
 
 class SettingsError(Exception):
@@ -38,6 +39,8 @@ class Settings:
     queue_limit: int = 10_000
     #: Seconds a request waits for its wake before it gets a 503.
     queue_timeout: float = 120.0
+    #: A streaming request that waits gets an SSE comment after each silence of this many seconds; 0: never.
+    heartbeat: float = 10.0
     #: Seconds an engine may take to boot, to wake, to sleep; past it, it is killed.
     boot_timeout: float = 1800.0
     wake_timeout: float = 120.0
@@ -77,6 +80,10 @@ class Settings:
             indices = tuple(sorted(int(part) for part in need("GPU_INDICES").split(",")))
         except ValueError:
             raise SettingsError(f"GPU_INDICES={env['GPU_INDICES']!r} is not a list like 0,1") from None
+        try:
+            heartbeat = parse_duration(env["HEARTBEAT"]) if env.get("HEARTBEAT") else cls.heartbeat
+        except ValueError as error:
+            raise SettingsError(f"HEARTBEAT: {error}") from None
         kind = env.get("ENGINE_KIND") or "vllm"
         if kind not in ("vllm", "command"):
             raise SettingsError(f"ENGINE_KIND={kind!r} is neither vllm nor command")
@@ -96,6 +103,7 @@ class Settings:
             serving_memory=int(memory) if memory.isdigit() and int(memory) > 0 else None,
             queue_limit=int(number("QUEUE_LIMIT", cls.queue_limit)),
             queue_timeout=number("QUEUE_TIMEOUT_SECONDS", cls.queue_timeout),
+            heartbeat=heartbeat,
             boot_timeout=number("BOOT_TIMEOUT_SECONDS", cls.boot_timeout),
             wake_timeout=number("WAKE_TIMEOUT_SECONDS", cls.wake_timeout),
             sleep_timeout=number("SLEEP_TIMEOUT_SECONDS", cls.sleep_timeout),

@@ -34,9 +34,16 @@ class Wants:
         self._boot_failures = 0
 
     def current(self, spec: ModelSpec, gpus: Sequence[Gpu]) -> Want | None:
-        """What is wanted now, with the age of the oldest wish; None: nobody wants it, or its boot has to pause."""
-        real = [at for at in (self._door.waiting_since, self.wished_wake) if at is not None]
-        boot = not self.boot_ready
+        """What is wanted now, with the age of the oldest wish; None: nobody wants it, or its boot has to pause.
+
+        Requests that must not preempt count only while nothing else wants the model.
+        """
+        asked, boot = self._door.asked, not self.boot_ready
+        real = [asked.since] if asked is not None and asked.preempts else []
+        real += [self.wished_wake] if self.wished_wake is not None else []
+        polite = asked is not None and not real and not boot
+        if asked is not None and polite:
+            real = [asked.since]
         if (boot and self.boot_pause > 0) or not (real or boot):
             return None
         return Want(
@@ -47,6 +54,7 @@ class Wants:
             max_wait=spec.fairness.max_wait_time,
             boot=not real,
             lock=not boot,
+            preempts=not polite,
         )
 
     @property

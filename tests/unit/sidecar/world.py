@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from localcluster.api.core import Api
 from localcluster.api.inprocess import InProcess
 from localcluster.api.storage import Store
 from proxy.routes import Outcome, Refuse
+from proxy.terms import NO_TERMS, Terms
 from sidecar.app import Sidecar
 from sidecar.engine import EngineError, Rest
 from sidecar.settings import Settings
@@ -125,7 +127,9 @@ class FakeEngine:
 
 
 class Exchange:
-    status = 200
+    def __init__(self, terms: Terms = NO_TERMS) -> None:
+        self.terms, self.waited, self.status = terms, 0.0, 200
+        self.response_lines: Sequence[bytes] | None = None
 
 
 class Network(InProcess):
@@ -235,10 +239,10 @@ class World:
             await asyncio.sleep(0.001)
         assert not self.ledger.overcommits
 
-    async def request(self, name: str, seconds: float = 0.2) -> str:
+    async def request(self, name: str, seconds: float = 0.2, exchange: Exchange | None = None) -> str:
         """One request through the door; "ok", or the refusal's message."""
         door = self.sidecars[name].door
-        exchange = Exchange()
+        exchange = exchange or Exchange()
         if not door.try_enter(exchange):
             try:
                 await door.enter(exchange)
