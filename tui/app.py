@@ -362,8 +362,8 @@ class Dashboard(App[None]):
     def action_act(self, verb: str) -> None:
         """Acts on the selected model; asks first where something running is disturbed."""
         page = self.screen
-        if self.acts and isinstance(page, Page) and page.selected is not None:
-            self.act(verb, page.selected)
+        if self.acts and isinstance(page, Page) and (key := page.acted_on(verb)) is not None:
+            self.act(verb, key)
 
     def act(self, verb: str, key: Key) -> None:
         """Does `verb` (of `tui.actions`) to a model, or asks first; "pin" unpins a pinned one."""

@@ -78,6 +78,10 @@ class Page(Screen[None]):
         """The keys that apply here, for the footer."""
         return self.model_hints(row)
 
+    def acted_on(self, verb: str) -> Key | None:
+        """The model that a key acts on: the selected one, if the page does not say otherwise."""
+        return self.selected
+
     def copied(self) -> str:
         """What `c` copies."""
         return self.selected[1] if self.selected else self.selected_gpu or ""

@@ -220,6 +220,54 @@ class World:
         await self.event("qwen-3-4b-thinking", "Waiting",
                          "asks for room: needs 62.0G on node-a/0, where 24.8G is free: 37.2G short", 1.8)  # fmt: skip
 
+    async def waits(self) -> None:
+        """The story 8 s later: llama drains for qwen, mistral waits behind it, llama-3-1-70b cannot fit, whisper wakes."""
+        await self.story()
+        await self.patch_gpu(
+            "node-a-0",
+            wakeLock=None,
+            occupants=[
+                occupant("llama-3-1-8b", "serving", 62, becameServingAt=ago(10), protectedUntil=ago(0)),
+                occupant("kimi-vl-a3b", "serving", 9.2, becameServingAt=ago(7), protectedUntil=ago(-8)),
+                *(occupant(n, "sleeping") for n in ("qwen-3-4b-thinking", "llama-3-1-70b", "mistral-small-24b")),
+            ],
+        )
+        await self.patch_gpu(
+            "node-a-0",
+            occupants=[
+                occupant("llama-3-1-8b", "deactivating", 62, becameServingAt=ago(10), protectedUntil=ago(0)),
+                occupant("kimi-vl-a3b", "serving", 9.2, becameServingAt=ago(7), protectedUntil=ago(-8)),
+                *(occupant(n, "sleeping") for n in ("qwen-3-4b-thinking", "llama-3-1-70b", "mistral-small-24b")),
+            ],
+            preemptionIntents=[
+                intent("qwen-3-4b-thinking", 62, 9.9, "llama-3-1-8b"),
+                intent("mistral-small-24b", 30, 3.2),
+            ],
+        )
+        await self.patch_gpu(
+            "node-a-1",
+            foreignMemoryBytes=int(1.4 * GIB),
+            wakeLock={"holder": "prod/whisper-large-v3-0", "acquiredAt": ago(0.2)},
+            occupants=[
+                occupant("gpt-oss-20b", "serving", 88.2, popular=True, becameServingAt=ago(192)),
+                occupant("whisper-large-v3", "waking", 3.1),
+                occupant("llama-3-1-70b", "sleeping"),
+            ],
+        )
+        for name, told in {
+            "llama-3-1-8b": report("deactivating", 0.1, inFlight=1, requests=41, wake=0.540),
+            "kimi-vl-a3b": report("serving", 7, requests=14, wake=3.0),
+            "qwen-3-4b-thinking": report("pending", 9.9, queued=7, requests=7, wake=0.701),
+            "mistral-small-24b": report("pending", 3.2, queued=1, requests=3, wake=0.870),
+            "llama-3-1-70b": report("pending", 4.3, queued=1, requests=3, wake=2.1),
+            "whisper-large-v3": report("waking", 0.2, queued=1, requests=30, wake=0.318),
+        }.items():
+            await self.report(name, told)
+
+    async def report(self, name: str, told: dict[str, Any], namespace: str = "prod") -> None:
+        body = {"metadata": {"annotations": {"greenthread.ai/report": json.dumps(told)}}}
+        await self.client.patch(PODS, f"{name}-0", body, namespace=namespace)
+
 
 def occupant(name: str, state: str, gib: float = 0, **fields: Any) -> dict[str, Any]:
     return {"namespace": "prod", "podName": f"{name}-0", "modelName": name, "state": state,
