@@ -30,18 +30,52 @@ class ControllerMetrics:
         self.leader = Gauge("gthread_controller_leader", "1 while this replica leads.", registry=self.registry)
 
 
-async def serve(port: int, registry: CollectorRegistry, healthy: Callable[[], str]) -> web.AppRunner:
-    """Serves /metrics and /healthz on all addresses; `healthy` returns what is wrong, or "". `cleanup()` ends it."""
+class AgentMetrics:
+    """Labels are devices of one node: at most as many series as it has GPUs."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.looks = Counter(
+            "gthread_agent_looks", "Looks at the devices by result.", ["result"], registry=self.registry
+        )
+        self.duration = Histogram(
+            "gthread_agent_look_duration_seconds",
+            "Time of one look, with its writes.",
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+            registry=self.registry,
+        )
+        self.writes = Counter(
+            "gthread_agent_writes", "Writes of GPU objects by result.", ["result"], registry=self.registry
+        )
+        self.faults = Gauge(
+            "gthread_agent_gpu_fault", "1 while a device cannot be used.", ["gpu"], registry=self.registry
+        )
+        self.foreign = Gauge(
+            "gthread_agent_gpu_foreign_memory_bytes",
+            "Used on a device beyond the awake engines' own processes.",
+            ["gpu"],
+            registry=self.registry,
+        )
+        self.cleaned = Counter(
+            "gthread_agent_cleanups", "Writes that took away what pods that are gone had left.", registry=self.registry
+        )
+
+
+async def serve(port: int, registry: CollectorRegistry, unready: Callable[[], str]) -> web.AppRunner:
+    """Serves /metrics, /healthz and /readyz on all addresses; `unready`: what is wrong, or "". `cleanup()` ends it."""
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def health(_: web.Request) -> web.Response:
-        wrong = healthy()
+        return web.Response(text="ok\n")
+
+    async def ready(_: web.Request) -> web.Response:
+        wrong = unready()
         return web.Response(text=(wrong or "ok") + "\n", status=503 if wrong else 200)
 
     app = web.Application(client_max_size=1024)
-    app.add_routes([web.get("/metrics", metrics), web.get("/healthz", health)])
+    app.add_routes([web.get("/metrics", metrics), web.get("/healthz", health), web.get("/readyz", ready)])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, port=port).start()

@@ -34,6 +34,7 @@ Object = dict[str, Any]
 
 SIDECAR, ENGINE = "sidecar", "vllm"
 RUN_DIR = "/run/greenthread"
+HF_DIR = "/run/secrets/huggingface"
 HTTP_PORT, ENGINE_PORT = 8080, 8000
 HOSTNAME = "kubernetes.io/hostname"
 KNOWN_MEMORY = "SERVING_MEMORY_PER_GPU"
@@ -91,10 +92,15 @@ def template(model: Model, settings: PodSettings) -> Object:
         {"name": "run", "emptyDir": {}},
         {"name": "shm", "emptyDir": {"medium": "Memory"}},
     ]
-    mounts = [{"name": "run", "mountPath": RUN_DIR}, {"name": "shm", "mountPath": "/dev/shm"}]  # noqa: S108
+    mounts: list[Object] = [{"name": "run", "mountPath": RUN_DIR}, {"name": "shm", "mountPath": "/dev/shm"}]  # noqa: S108
     if settings.models_path:
         volumes.append({"name": "models", "hostPath": {"path": settings.models_path, "type": "DirectoryOrCreate"}})
         mounts.append({"name": "models", "mountPath": settings.models_path})
+    if settings.hf_token_secret:
+        # a file, and no variable: an environment is printed by many a tool
+        secret = {"secretName": settings.hf_token_secret, "items": [{"key": "token", "path": "token"}]}
+        volumes.append({"name": "huggingface", "secret": secret | {"defaultMode": 0o440, "optional": True}})
+        mounts.append({"name": "huggingface", "mountPath": HF_DIR, "readOnly": True})
     probe = {"httpGet": {"path": "/health", "port": "http"}, "timeoutSeconds": 2}
     hardened: Object = {
         "allowPrivilegeEscalation": False,
@@ -243,8 +249,7 @@ def _engine_env(model: Model, settings: PodSettings) -> list[Object]:
     if settings.models_path:
         env.append(_value("HF_HOME", settings.models_path))
     if settings.hf_token_secret:
-        secret = {"name": settings.hf_token_secret, "key": "token", "optional": True}
-        env.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": secret}})
+        env.append(_value("HF_TOKEN_PATH", f"{HF_DIR}/token"))
     if model.spec.lora.enabled:
         env.append(_value("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "True"))
         folder = model.spec.lora.cache_dir or settings.models_path

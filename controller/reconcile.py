@@ -287,6 +287,8 @@ class Reconciler:
         return ""
 
     async def _route(self, model: Model) -> None:
+        if not self._settings.route_gateway:
+            return
         now = asyncio.get_running_loop().time()
         wanted = network.route(model, self._settings, self._has_short_address(model))
         if self._routes.get(model.uid) == wanted or now < self._no_routes_until:

@@ -41,7 +41,7 @@ class Settings:
     #: Identity in the Lease; unique among the replicas.
     identity: str
     lease_name: str = "greenthread-controller"
-    #: Gateway (Gateway API) that the Models' HTTPRoutes attach to, ``namespace/name``.
+    #: Gateway (Gateway API) that the Models' HTTPRoutes attach to, ``namespace/name``; "": no routes are made.
     route_gateway: str = f"{DEFAULT_NAMESPACE}/greenthread"
     #: Longest request through a route, as the Gateway API writes it.
     route_timeout: str = "300s"
@@ -77,9 +77,11 @@ class Settings:
         )
         if pods.models_path and not pods.models_path.startswith("/"):
             raise SettingsError(f"GREENTHREAD_MODELS_PATH={pods.models_path!r} must be an absolute path")
-        gateway = env.get("GREENTHREAD_ROUTE_GATEWAY") or f"{namespace}/greenthread"
-        if gateway.count("/") != 1:
-            raise SettingsError(f"GREENTHREAD_ROUTE_GATEWAY={gateway!r}: write namespace/name of the Gateway")
+        gateway = env.get("GREENTHREAD_ROUTE_GATEWAY", f"{namespace}/greenthread")
+        if gateway and gateway.count("/") != 1:
+            raise SettingsError(
+                f"GREENTHREAD_ROUTE_GATEWAY={gateway!r}: write namespace/name of the Gateway, or nothing"
+            )
         return cls(
             pods=pods,
             identity=env.get("POD_NAME") or f"{os.uname().nodename}-{os.getpid()}",

@@ -12,6 +12,7 @@ from contextlib import suppress
 from controller.agent.agent import Agent
 from controller.agent.nvml import Devices, DriverError
 from controller.agent.settings import Settings, SettingsError
+from controller.metrics import serve
 from greenthread.kube.aio import AsyncClient
 from greenthread.kube.config import ClusterConfig, load_config
 from greenthread.kube.errors import ConfigError
@@ -21,7 +22,11 @@ async def run(settings: Settings, config: ClusterConfig) -> None:
     """Works until SIGTERM or SIGINT."""
     devices = Devices(settings.nvml)
     async with AsyncClient(config) as client:
-        working = asyncio.create_task(Agent(client, settings, devices).run())
+        agent = Agent(client, settings, devices)
+        serving = None
+        if settings.metrics_port is not None:
+            serving = await serve(settings.metrics_port, agent.metrics.registry, agent.unready)
+        working = asyncio.create_task(agent.run())
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, working.cancel)
         try:
@@ -29,6 +34,8 @@ async def run(settings: Settings, config: ClusterConfig) -> None:
                 await working
         finally:
             devices.close()
+            if serving is not None:
+                await serving.cleanup()
 
 
 def main() -> int:
@@ -42,6 +49,9 @@ def main() -> int:
     except (SettingsError, ConfigError, DriverError) as error:
         print(f"agent: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"agent: {error}; is another program on this port? Set METRICS_PORT.", file=sys.stderr)
+        return 1
     return 0
 
 

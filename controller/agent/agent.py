@@ -16,6 +16,7 @@ from controller.agent.memory import Wanted, patch_of, pause_before_write, used_b
 from controller.agent.nvml import DriverError, Fault, Reading
 from controller.agent.processes import Owners
 from controller.agent.settings import Settings
+from controller.metrics import AgentMetrics
 from controller.pods import SIDECAR
 from greenthread.gpu import Gpu, PodRef, gpu_name
 from greenthread.kube.aio import AsyncClient
@@ -38,8 +39,8 @@ def node_label(node: str) -> str:
 class GpuWriter:
     """Writes this node's GPU objects. Every write rests on the version that was read; refused means: look again."""
 
-    def __init__(self, client: AsyncClient, gpus: Reflector, settings: Settings) -> None:
-        self._client, self._gpus, self._settings = client, gpus, settings
+    def __init__(self, client: AsyncClient, gpus: Reflector, settings: Settings, metrics: AgentMetrics) -> None:
+        self._client, self._gpus, self._settings, self._metrics = client, gpus, settings, metrics
         self._no_node = False
 
     async def create(self, index: int, status: Mapping[str, Any]) -> None:
@@ -78,14 +79,17 @@ class GpuWriter:
             written = await self._client.patch(GPUS, name, patch, self._settings.namespace, subresource="status")
         except (Invalid, Conflict) as error:
             log.debug("GPU %s: not written: %s", name, error)
+            self._metrics.writes.labels("refused").inc()
             return False
         except NotFound:
             return False  # the watch will tell
+        self._metrics.writes.labels("written").inc()
         self._gpus.update(written)
         return True
 
     async def fault(self, obj: Object, reason: str) -> None:
         """Says on the object why its device cannot be used, or (with "") that it can."""
+        self._metrics.faults.labels(obj["metadata"]["name"]).set(int(bool(reason)))
         present = (obj["metadata"].get("annotations") or {}).get(ANNOTATION_FAULT, "")
         if present == reason[:500]:
             return
@@ -97,6 +101,10 @@ class GpuWriter:
 
     def _labels(self) -> dict[str, str]:
         return {LABEL_NODE: node_label(self._settings.node)}
+
+
+STALE = 15.0
+"""Seconds without a look after which an agent is not ready."""
 
 
 class InThread(Protocol):
@@ -122,6 +130,7 @@ class Agent:
         owners: Owners | None = None,
         in_thread: InThread = asyncio.to_thread,
         rng: random.Random | None = None,
+        metrics: AgentMetrics | None = None,
     ) -> None:
         """``in_thread``: runs a blocking call off the loop; a simulator runs it in place. ``rng``: for pauses."""
         self._client, self._settings, self._devices = client, settings, devices
@@ -138,10 +147,13 @@ class Agent:
             on_event=self._on_pod,
             rng=rng,
         )
-        self._writer = GpuWriter(client, self._gpus, settings)
+        self.metrics = metrics or AgentMetrics()
+        self._writer = GpuWriter(client, self._gpus, settings, self.metrics)
         self._written_at: dict[str, float] = {}
         self._down_since: dict[PodRef, float] = {}
         self._driver_fault = ""
+        #: Of the running loop: when a look last succeeded; None: not yet.
+        self.last_look: float | None = None
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -150,11 +162,17 @@ class Agent:
             await self._gpus.synced()
             await self._pods.synced()
             while True:
+                began = asyncio.get_running_loop().time()
                 try:
-                    await self.look()
+                    done = await self.look()
+                    self.metrics.looks.labels("done" if done else "no driver").inc()
+                    if done:
+                        self.last_look = asyncio.get_running_loop().time()
                 except KubeError as error:
                     log.warning("GPU objects cannot be written: %s", error)
+                    self.metrics.looks.labels("failed").inc()
                     await asyncio.sleep(self._settings.look_every)
+                self.metrics.duration.observe(asyncio.get_running_loop().time() - began)
                 await asyncio.sleep(self._settings.look_gap)
                 try:
                     async with asyncio.timeout(self._settings.look_every):
@@ -162,15 +180,22 @@ class Agent:
                 except TimeoutError:
                     pass
 
-    async def look(self) -> None:
-        """One look at the devices, and what is to be written after it. Raises KubeError."""
+    def unready(self) -> str:
+        """What is wrong when the GPU objects are not kept true now, or ""."""
+        if self.last_look is None:
+            return "no look at the devices yet"
+        age = asyncio.get_running_loop().time() - self.last_look
+        return "" if age < STALE else f"the last look at the devices was {age:.0f} s ago"
+
+    async def look(self) -> bool:
+        """One look at the devices, and what is to be written after it; False: no driver answers. Raises KubeError."""
         self._news.clear()
         # Objects first, devices second, and writes on the condition of the objects: so an occupant's state is the one
         # that it had while its memory was read.
         objects = dict(self._gpus.objects)
         readings = await self._read()
         if readings is None:
-            return
+            return False
         for reading in readings:
             name = gpu_name(self._settings.node, reading.index)
             obj = objects.get((self._settings.namespace, name))
@@ -188,6 +213,7 @@ class Agent:
             await self._writer.fault(obj, "")
             await self._update(obj, reading)
         await self._missing(len(readings))
+        return True
 
     async def _read(self) -> list[Reading | Fault] | None:
         """The devices as they are now; None when the driver does not answer, which the objects then say."""
@@ -218,6 +244,7 @@ class Agent:
         if await self._clean(gpu, reading.index):
             return  # the object has changed: the next look decides anew
         wanted = wanted_status(self._settings.node, gpu, reading, used)
+        self.metrics.foreign.labels(gpu.name).set(wanted.foreign)
         if self._due(gpu.name, pause_before_write(obj["status"], wanted, self._settings)):
             await self._write(gpu, obj, wanted)
 
@@ -267,6 +294,7 @@ class Agent:
             return False
         if await self._writer.patch(gpu.name, cleaning.patch):
             log.info("GPU %s: took away %s", gpu.name, cleaning.what)
+            self.metrics.cleaned.inc()
             self._news.set()
         return True
 

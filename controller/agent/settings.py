@@ -20,6 +20,8 @@ class Settings:
     node: str
     #: Namespace of the GPU objects.
     namespace: str = DEFAULT_NAMESPACE
+    #: Port of /metrics, /healthz and /readyz; None: not served.
+    metrics_port: int | None = None
     #: Module with NVML's functions.
     nvml: str = "pynvml"
     #: Between two looks at the devices when nothing is said of them.
@@ -41,8 +43,12 @@ class Settings:
         node = env.get("NODE_NAME", "")
         if not node:
             raise SettingsError("NODE_NAME is not set: give the name of this node (spec.nodeName of the agent's pod)")
+        port = env.get("METRICS_PORT", "")
+        if port and (not port.isascii() or not port.isdigit() or int(port) > 65535):
+            raise SettingsError(f"METRICS_PORT={port!r} is not a port number (0 to 65535)")
         return cls(
             node=node,
+            metrics_port=int(port) if port else None,
             namespace=env.get("GREENTHREAD_NAMESPACE") or DEFAULT_NAMESPACE,
             nvml=env.get("GREENTHREAD_NVML") or cls.nvml,
         )

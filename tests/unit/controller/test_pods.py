@@ -54,6 +54,17 @@ def test_the_pod_is_named_labelled_and_owned_by_its_model() -> None:
     assert pod["spec"]["shareProcessNamespace"] is True
 
 
+def test_a_hugging_face_token_is_a_file_for_the_engine_and_in_no_environment() -> None:
+    pod = pod_of()["spec"]
+    sidecar, engine = pod["containers"]
+    [volume] = [volume for volume in pod["volumes"] if "secret" in volume]
+    assert volume["secret"]["secretName"] == "hf"
+    [mount] = [mount for mount in engine["volumeMounts"] if mount["name"] == volume["name"]]
+    assert env_of(pod_of(), 1)["HF_TOKEN_PATH"] == mount["mountPath"] + "/token"
+    assert volume["name"] not in [mount["name"] for mount in sidecar["volumeMounts"]]
+    assert not [entry for container in pod["containers"] for entry in container["env"] if "secretKeyRef" in str(entry)]
+
+
 def test_both_containers_are_told_what_they_need() -> None:
     pod = pod_of()
     sidecar, engine = env_of(pod, 0), env_of(pod, 1)
@@ -66,7 +77,6 @@ def test_both_containers_are_told_what_they_need() -> None:
     assert engine["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     assert engine["VLLM_SERVER_DEV_MODE"] == "1"
     assert engine["HF_HOME"] == "/mnt/models"
-    assert engine["HF_TOKEN"]["secretKeyRef"]["name"] == "hf"
     assert "HF_TOKEN" not in sidecar
     for environment in (sidecar, engine):
         assert environment["RUN_DIR"] == "/run/greenthread"

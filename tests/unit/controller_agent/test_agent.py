@@ -65,6 +65,7 @@ class World:
         self.api, self.client, self.machine = api, client, machine
         self.line = client_of(api)
         agent = Agent(self.line, Settings("node-a"), machine, machine, in_place)  # type: ignore[arg-type]
+        self.agent = agent
         self.task = asyncio.create_task(agent.run())
 
     @property
@@ -373,6 +374,28 @@ def test_faults_are_said_on_the_object_and_taken_back() -> None:
         assert fault(await here.gpu(1)) == ""
 
     in_world(main, Machine(2))
+
+
+def test_an_agent_whose_driver_is_silent_is_not_ready_and_its_metrics_say_so() -> None:
+    async def main(here: World) -> None:
+        def value(name: str, **labels: str) -> float | None:
+            return here.agent.metrics.registry.get_sample_value(name, labels)
+
+        assert here.agent.unready() == ""
+        looks = value("gthread_agent_looks_total", result="done") or 0.0
+        assert looks >= 1
+        here.machine.error = "NVML does not answer"
+        await asyncio.sleep(20)
+        assert "the last look at the devices was" in here.agent.unready()
+        assert value("gthread_agent_looks_total", result="done") == looks
+        assert (value("gthread_agent_looks_total", result="no driver") or 0) >= 1
+        assert value("gthread_agent_gpu_fault", gpu="node-a-0") == 1
+        here.machine.error = ""
+        await asyncio.sleep(10)
+        assert here.agent.unready() == ""
+        assert value("gthread_agent_gpu_fault", gpu="node-a-0") == 0
+
+    in_world(main)
 
 
 def test_an_api_that_refuses_does_not_stop_the_agent() -> None:
