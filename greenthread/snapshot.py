@@ -343,7 +343,7 @@ def next_step(row: ModelRow, snapshot: Snapshot) -> tuple[datetime | None, str]:
     match row.state:
         case Shown.PENDING:
             for replica in row.replicas:
-                moment, decision = _foreseen(replica, snapshot)
+                moment, decision = foreseen(replica, snapshot)
                 match decision:
                     case Wait(coming=coming) if coming:
                         return None, f"wakes as soon as {', '.join(coming)} has made room"
@@ -383,7 +383,7 @@ def next_step(row: ModelRow, snapshot: Snapshot) -> tuple[datetime | None, str]:
     return None, ""
 
 
-def _foreseen(replica: Replica, snapshot: Snapshot) -> tuple[datetime, Decision | None]:
+def foreseen(replica: Replica, snapshot: Snapshot) -> tuple[datetime, Decision | None]:
     """What will be decided if nothing but time changes, and when."""
     moment, decision = snapshot.at, replica.decision
     devices = [g.gpu for g in snapshot.gpus if g.gpu.node == replica.node and g.gpu.index in replica.gpus]

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
-import select
-import socket
-from collections.abc import Iterator
-from typing import Any
-from urllib.parse import urlencode, urlsplit
+from collections.abc import Iterator, Mapping, Sequence
 
+from greenthread.http1 import Answer, Connection, split_address
 from greenthread.kube import core
 from greenthread.kube.config import ClusterConfig
 from greenthread.kube.core import Object, ObjectList, Patch, Request, Response, WatchEvent
-from greenthread.kube.errors import Gone, Unreachable
+from greenthread.kube.errors import ApiError, Gone
 from greenthread.kube.resources import Resource
 
 CONNECT_TIMEOUT = 10.0
@@ -29,14 +25,12 @@ class Client:
     def __init__(self, config: ClusterConfig, timeout: float = core.REQUEST_TIMEOUT) -> None:
         self.config = config
         self._timeout = timeout
-        self._kept: http.client.HTTPConnection | None = None
-        self._ssl = config.ssl_context() if config.server.startswith("https:") else None
+        self._tls = config.ssl_context() if config.server.startswith("https:") else None
+        self._kept = self._connection(timeout)
 
     def close(self) -> None:
         """Closes the kept connection; the client may be used again."""
-        if self._kept is not None:
-            self._kept.close()
-            self._kept = None
+        self._kept.close()
 
     def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object:
         return self._ask(core.get_request(resource, name, namespace))
@@ -44,13 +38,7 @@ class Client:
     def list(
         self, resource: Resource, namespace: str | None = None, label_selector: str = "", field_selector: str = ""
     ) -> ObjectList:
-        pages = core.Pages(resource, namespace, label_selector, field_selector)
-        while True:
-            try:
-                if pages.add(self._ask(pages.request())):
-                    return pages.result()
-            except Gone as error:
-                pages.start_again(error)
+        return self._rest_of(core.Pages(resource, namespace, label_selector, field_selector))
 
     def create(self, resource: Resource, obj: Object, namespace: str | None = None, dry_run: bool = False) -> Object:
         return self._ask(core.create_request(resource, obj, namespace, dry_run))
@@ -94,106 +82,162 @@ class Client:
         Safe beside other calls, also from another thread.
         """
         request = core.watch_request(resource, namespace, label_selector, field_selector, resource_version)
-        connection = self._connection(core.WATCH_SILENCE)
-        try:
-            answer = self._send(connection, request)
-            if answer.status != 200:
-                core.decode(request, self._whole(answer), self.config.where)
-            lines = core.Lines()
-            while data := answer.read1(65536):
+        lines = core.Lines()
+        with Stream(self, request.method, request.path, request.params, core.WATCH_SILENCE) as stream:
+            if stream.status != 200:
+                core.decode(request, Response(stream.status, stream.headers, stream.read_all()), self.config.where)
+            while data := stream.read():
                 for line in lines.feed(data):
                     yield core.decode_line(line)
-        except (OSError, http.client.HTTPException) as error:
-            raise core.no_answer(self.config.server, error) from error
-        finally:
-            connection.close()
+
+    def open(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str],
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        timeout: float = core.REQUEST_TIMEOUT,
+    ) -> Stream:
+        """Any request, with an answer that is read as it comes, on a connection of its own; use it with `with`."""
+        return Stream(self, method, path, params, timeout, headers, body)
+
+    def lists(self, wanted: Sequence[Listing]) -> Sequence[ObjectList | ApiError]:
+        """Several lists, asked for at once; what one of them is refused with takes its place."""
+        pages = [core.Pages(*listing) for listing in wanted]
+        found: Found = []
+        first = self._together([each.request() for each in pages])
+        for each, response in zip(pages, first, strict=True):
+            request = each.request()
+            try:
+                done = each.add(core.decode(request, response, self.config.where))
+                found.append(each.result() if done else self._rest_of(each))
+            except ApiError as error:
+                found.append(error)
+        return found
+
+    def _rest_of(self, pages: core.Pages) -> ObjectList:
+        while True:
+            try:
+                if pages.add(self._ask(pages.request())):
+                    return pages.result()
+            except Gone as error:
+                pages.start_again(error)
 
     def _ask(self, request: Request) -> Object:
-        return core.decode(request, self._round_trip(request), self.config.where)
+        return core.decode(request, self._together([request])[0], self.config.where)
 
-    def _round_trip(self, request: Request) -> Response:
-        connection = self._kept if self._kept is not None and _still_open(self._kept) else None
-        if connection is None:
-            self.close()
-            connection = self._connection(self._timeout)
-        self._kept = None
+    def _together(self, requests: Sequence[Request]) -> Sequence[Response]:
+        """The answers to requests, sent one after the other without waiting. Only reads are asked again when the
+        server closes in between."""
+        responses: Responses = []
+        kept = self._kept
+        if not kept.is_idle:
+            kept.close()
+        while len(responses) < len(requests):
+            before = len(responses)
+            try:
+                for request in requests[before:]:
+                    self._send(kept, request)
+                for _ in requests[before:]:
+                    answer = kept.receive(core.MAX_BODY)
+                    responses.append(Response(answer.status, answer.headers, kept.read_all(answer)))
+                    if not answer.keep:
+                        kept.close()
+                        break
+            except OSError as error:
+                kept.close()
+                if len(responses) == before:
+                    raise core.no_answer(self.config.server, error) from error
+            except BaseException:
+                kept.close()
+                raise
+        return responses
+
+    def _connection(self, timeout: float) -> Connection:
+        _, host, port, _ = split_address(self.config.server)
+        proxy = self.config.proxy()
+        return Connection(
+            host,
+            port,
+            timeout=timeout,
+            connect_timeout=min(CONNECT_TIMEOUT, self._timeout),
+            tls=self._tls,
+            server_name=self.config.tls_server_name,
+            proxy=_proxy(proxy) if proxy else None,
+        )
+
+    def _send(self, connection: Connection, request: Request) -> None:
+        path = self._path(request.path, request.params)
+        connection.send(request.method, path, request.headers(self.config.authorization()), request.body)
+
+    def _path(self, path: str, params: Mapping[str, str]) -> str:
+        base = split_address(self.config.server)[3]
+        return f"{base}{path}?{core.query(params)}" if params else f"{base}{path}"
+
+
+Found = list["ObjectList | ApiError"]
+Responses = list[Response]
+Listing = tuple[Resource, "str | None", str, str]
+"""What to list: resource, namespace (None: all), label selector, field selector."""
+
+
+class Stream:
+    """An answer that is read as it comes; `headers`: names in lower case. Raises Unreachable."""
+
+    def __init__(
+        self,
+        client: Client,
+        method: str,
+        path: str,
+        params: Mapping[str, str],
+        timeout: float,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> None:
+        self._server = client.config.server
+        self._connection = client._connection(timeout)
+        own = core.headers(client.config.authorization(), "application/json" if body is not None else "")
         try:
-            response = self._whole(self._send(connection, request))
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
-            raise core.no_answer(self.config.server, error) from error
+            self._connection.send(method, client._path(path, params), {**own, **(headers or {})}, body)
+            self._answer: Answer = self._connection.receive(core.MAX_BODY)
+        except OSError as error:
+            self._connection.close()
+            raise core.no_answer(self._server, error) from error
         except BaseException:
-            connection.close()
+            self._connection.close()
             raise
-        self._kept = connection
-        return response
+        self.status, self.headers = self._answer.status, self._answer.headers
 
-    def _connection(self, timeout: float) -> http.client.HTTPConnection:
-        server = urlsplit(self.config.server)
-        proxy = urlsplit(self.config.proxy())
-        host, port = server.hostname or "", server.port or (443 if self._ssl else 80)
-        if self._ssl is None:
-            connection = http.client.HTTPConnection(proxy.hostname or host, proxy.port or port, timeout=timeout)
-        else:
-            name = self.config.tls_server_name or host
-            connection = _TlsConnection(
-                proxy.hostname or host, proxy.port or port, timeout=timeout, context=self._ssl, name=name
-            )
-        if proxy.hostname:
-            connection.set_tunnel(host, port, _proxy_headers(proxy.username, proxy.password))
-        return connection
+    def __enter__(self) -> Stream:
+        return self
 
-    def _send(self, connection: http.client.HTTPConnection, request: Request) -> http.client.HTTPResponse:
-        path = urlsplit(self.config.server).path.rstrip("/") + request.path
-        if request.params:
-            path += "?" + urlencode(request.params)
-        if connection.sock is None:
-            timeout, connection.timeout = connection.timeout, min(CONNECT_TIMEOUT, self._timeout)
-            connection.connect()
-            connection.timeout = timeout
-            wire: Any = connection.sock
-            wire.settimeout(timeout)
-            wire.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        headers = request.headers(self.config.authorization())
-        connection.request(request.method, path, request.body, headers)
-        return connection.getresponse()
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
 
-    def _whole(self, answer: http.client.HTTPResponse) -> Response:
-        body = answer.read(core.MAX_BODY + 1)
-        if len(body) > core.MAX_BODY:
-            raise Unreachable(f"the API server's answer is larger than {core.MAX_BODY} bytes")
-        answer.read()
-        return Response(answer.status, {name.lower(): value for name, value in answer.getheaders()}, body)
+    def read(self) -> bytes:
+        """The next part of the body, empty at the end."""
+        try:
+            return self._connection.read(self._answer)
+        except OSError as error:
+            raise core.no_answer(self._server, error) from error
+
+    def read_all(self) -> bytes:
+        """The whole body."""
+        try:
+            return self._connection.read_all(self._answer)
+        except OSError as error:
+            raise core.no_answer(self._server, error) from error
 
 
-class _TlsConnection(http.client.HTTPSConnection):
-    """HTTPS that checks the certificate for a name other than the address (tls-server-name)."""
+def _proxy(url: str) -> tuple[str, int, Mapping[str, str]]:
+    from urllib.parse import unquote, urlsplit
 
-    def __init__(self, host: str, port: int, *, timeout: float, context: Any, name: str) -> None:
-        super().__init__(host, port, timeout=timeout, context=context)
-        self._tls = context
-        self._name = name
+    found = urlsplit(url)
+    headers = {}
+    if found.username:
+        import base64
 
-    def connect(self) -> None:
-        http.client.HTTPConnection.connect(self)
-        self.sock = self._tls.wrap_socket(self.sock, server_hostname=self._name)
-
-
-def _proxy_headers(user: str | None, password: str | None) -> dict[str, str]:
-    if not user:
-        return {}
-    import base64
-    from urllib.parse import unquote
-
-    word = f"{unquote(user)}:{unquote(password or '')}".encode()
-    return {"Proxy-Authorization": "Basic " + base64.b64encode(word).decode()}
-
-
-def _still_open(connection: http.client.HTTPConnection) -> bool:
-    """An idle connection with something to read has been closed by the server: a write on it would be lost."""
-    if connection.sock is None:
-        return False
-    try:
-        return not select.select([connection.sock], [], [], 0)[0]
-    except (OSError, ValueError):  # more than 1,024 open files, or closed
-        return False
+        word = f"{unquote(found.username)}:{unquote(found.password or '')}".encode()
+        headers["proxy-authorization"] = "Basic " + base64.b64encode(word).decode()
+    return found.hostname or "", found.port or 80, headers

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from greenthread.kube.errors import Gone, Unreachable, error_from_answer, error_from_status
-from greenthread.kube.resources import Resource, resource_version
+from greenthread.kube.resources import Resource, quoted, resource_version
 
 PAGE_SIZE = 500
 """Objects in one page of a list."""
@@ -44,13 +48,23 @@ class Request:
 
     def headers(self, authorization: str | None) -> dict[str, str]:
         """The header fields to send; `authorization` as the configuration gives it."""
-        # identity: a list inside a cluster is cheaper to move than to deflate, and http.client does not inflate
-        headers = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "greenthread"}
-        if self.body is not None:
-            headers["content-type"] = self.content_type
-        if authorization:
-            headers["authorization"] = authorization
-        return headers
+        return headers(authorization, self.content_type if self.body is not None else "")
+
+
+def headers(authorization: str | None, content_type: str = "") -> dict[str, str]:
+    """The header fields of a request; `content_type` of its body, if it has one."""
+    # identity: a list inside a cluster is cheaper to move than to deflate, and nobody here inflates
+    fields = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "greenthread"}
+    if content_type:
+        fields["content-type"] = content_type
+    if authorization:
+        fields["authorization"] = authorization
+    return fields
+
+
+def query(params: Mapping[str, str]) -> str:
+    """A URL's query."""
+    return "&".join(f"{name}={quoted(value)}" for name, value in params.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +90,14 @@ class WatchEvent:
 
     type: str
     object: Object
+
+
+@cache
+def user_agent() -> str:
+    """Which of our programs asks, for the API server's audit log: `greenthread (controller.agent)`."""
+    module = getattr(sys.modules.get("__main__"), "__spec__", None)
+    name = module.name.removesuffix(".__main__") if module else Path(sys.argv[0]).name
+    return f"greenthread ({re.sub('[^A-Za-z0-9._-]', '', name)})"
 
 
 def _encode(obj: Any) -> bytes:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import math
-import re
 import select
 import socket
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import cast
 from urllib.parse import unquote, urlencode, urlsplit
 
+from greenthread.http1 import MAX_HEAD as MAX_HEAD
+from greenthread.http1 import Answer, BadAnswer
 from greenthread.kube import core
 from greenthread.kube.config import ClusterConfig
 from greenthread.kube.core import Response
@@ -21,174 +22,8 @@ CONNECT_TIMEOUT = 10.0
 """Seconds to reach the server, with TLS and a proxy."""
 KEEP_IDLE, KEEP_SECONDS = 16, 30.0
 """Connections kept for the next request, and how long; API servers close theirs after 90 s."""
-MAX_HEAD = 64 * 1024
-"""Most bytes of an answer's status line and header fields, or of a chunk's size and the trailer."""
 AHEAD = 1024 * 1024
 """Bytes of a stream that may wait for their reader before the server is held up."""
-
-_STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\r\n\0]*)?")
-_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\r\n\0]*?)[ \t]*")
-_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n\0]*)?")
-
-
-class BadAnswer(OSError):
-    """The server's bytes are not one whole HTTP answer."""
-
-
-class Answer:
-    """One answer, read as its bytes come: `status` and `headers` once they are there, the body in pieces."""
-
-    def __init__(self, method: str, limit: float) -> None:
-        """`limit`: most bytes of the body that may wait to be taken."""
-        self.status = 0
-        self.headers: dict[str, str] = {}
-        """Names in lower case."""
-        self.begun = False
-        """Whether anything has come."""
-        self.waiting = 0
-        """Bytes of the body that came and were not taken."""
-        self.done = False
-        self._method, self._limit = method, limit
-        self._pieces: list[bytes] = []
-        self._rest = b""
-        self._left = 0
-        self._keep = False
-        # reads the next element of the answer from the front of `_rest`; False: it is not all there yet
-        self._step: Callable[[], bool] = self._head
-
-    @property
-    def reusable(self) -> bool:
-        """Whether the connection may carry another exchange."""
-        return self.done and self._keep and not self._rest
-
-    def feed(self, data: bytes) -> None:
-        """Raises BadAnswer."""
-        self.begun = True
-        self._rest = self._rest + data if self._rest else data
-        while self._rest and not self.done and self._step():
-            pass
-
-    def end(self) -> None:
-        """The server sends no more; BadAnswer when something is missing."""
-        self.done = self.done or self._step == self._until_close
-        if not self.done:
-            raise BadAnswer("the connection was closed before the answer was complete")
-
-    def take(self) -> bytes:
-        """The part of the body that came since the last time."""
-        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces, self.waiting = [], 0
-        return data
-
-    def _head(self) -> bool:
-        end = self._rest.find(b"\r\n\r\n")
-        if end < 0 or end > MAX_HEAD:
-            if len(self._rest) > MAX_HEAD:
-                raise BadAnswer(f"the answer's header fields are longer than {MAX_HEAD} bytes")
-            return False
-        first, *lines = self._rest[:end].split(b"\r\n")
-        self._rest = self._rest[end + 4 :]
-        match = _STATUS.fullmatch(first)
-        if match is None:
-            raise BadAnswer(f"this is no HTTP/1.1 answer: {first[:80]!r}")
-        status, fields = int(match[2]), _fields(lines)
-        if status == 101:
-            raise BadAnswer("the server switched to another protocol, unasked")
-        if status < 200:
-            return True  # the answer itself follows
-        self.status, self.headers = status, fields
-        self._keep = match[1] == b"1" and "close" not in fields.get("connection", "").lower()
-        self._frame()
-        return True
-
-    def _frame(self) -> None:
-        """Where the body ends."""
-        coding, length = self.headers.get("transfer-encoding"), self.headers.get("content-length")
-        tunnel = self._method == "CONNECT" and self.status < 300
-        if tunnel or self._method == "HEAD" or self.status in (204, 304):
-            self.done = True
-        elif coding is not None:
-            if coding.lower() != "chunked" or length is not None:
-                raise BadAnswer(f"the answer's length is not clear (transfer-encoding: {coding}, length {length})")
-            self._step = self._chunk_size
-        elif length is not None:
-            if not (length.isascii() and length.isdecimal() and len(length) < 16):
-                raise BadAnswer(f"the answer's length is not a number: {length[:80]!r}")
-            self._left, self._step = int(length), self._length
-            self.done = self._left == 0
-        else:
-            self._keep, self._step = False, self._until_close
-
-    def _length(self) -> bool:
-        self.done = self._data()
-        return self.done
-
-    def _data(self) -> bool:
-        """Moves up to `_left` bytes to the body; True when there were as many."""
-        data = self._rest if len(self._rest) <= self._left else self._rest[: self._left]
-        self._rest = self._rest[len(data) :]
-        self._left -= len(data)
-        self._add(data)
-        return not self._left
-
-    def _add(self, data: bytes) -> None:
-        self._pieces.append(data)
-        self.waiting += len(data)
-        if self.waiting > self._limit:
-            raise BadAnswer(f"the answer is larger than {self._limit} bytes")
-
-    def _until_close(self) -> bool:
-        self._add(self._rest)
-        self._rest = b""
-        return False
-
-    def _line(self) -> bytes | None:
-        line, found, rest = self._rest.partition(b"\r\n")
-        if len(line) > MAX_HEAD:
-            raise BadAnswer("a chunk's size, or a trailer, does not end")
-        if not found:
-            return None
-        self._rest = rest
-        return line
-
-    def _chunk_size(self) -> bool:
-        line = self._line()
-        if line is None:
-            return False
-        match = _CHUNK_SIZE.fullmatch(line)
-        if match is None:
-            raise BadAnswer(f"this is no size of a chunk: {line[:80]!r}")
-        self._left = int(match[1], 16)
-        self._step = self._chunk if self._left else self._trailer
-        return True
-
-    def _chunk(self) -> bool:
-        if self._left and not self._data():
-            return False
-        if len(self._rest) < 2:
-            return False
-        if not self._rest.startswith(b"\r\n"):
-            raise BadAnswer("a chunk is longer than its size says")
-        self._rest, self._step = self._rest[2:], self._chunk_size
-        return True
-
-    def _trailer(self) -> bool:
-        line = self._line()
-        self.done = line == b""
-        return line is not None
-
-
-def _fields(lines: list[bytes]) -> dict[str, str]:
-    fields: dict[str, str] = {}
-    for line in lines:
-        match = _FIELD.fullmatch(line)
-        if match is None:
-            raise BadAnswer(f"this is no header field: {line[:80]!r}")
-        name, value = match[1].decode("ascii").lower(), match[2].decode("latin-1")
-        if name in fields and name in ("content-length", "transfer-encoding") and fields[name] != value:
-            raise BadAnswer(f"the answer has two different fields {name}")
-        fields[name] = value if name not in fields or fields[name] == value else f"{fields[name]}, {value}"
-    return fields
 
 
 class _Connection(asyncio.Protocol):

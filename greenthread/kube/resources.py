@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 from greenthread.names import GROUP, VERSION
 
@@ -33,17 +32,27 @@ class Resource:
         """URL path of a collection (no name), an object, or its subresource. No namespace: all namespaces."""
         parts = ["apis", self.group, self.version] if self.group else ["api", self.version]
         if self.namespaced and namespace:
-            parts += ["namespaces", quote(namespace, safe="")]
+            parts += ["namespaces", quoted(namespace)]
         elif self.namespaced and name is not None:
             raise ValueError(f"{self.kind} {name}: a namespace is needed")
         parts.append(self.plural)
         if name is not None:
             if not name:
                 raise ValueError(f"{self.kind}: the name is empty")
-            parts.append(quote(name, safe=""))
+            parts.append(quoted(name))
         if subresource:
             parts.append(subresource)
         return "/" + "/".join(parts)
+
+
+_PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+
+
+def quoted(text: str) -> str:
+    """Text as a part of a URL's path or query."""
+    if _PLAIN.issuperset(text):
+        return text
+    return "".join(char if char in _PLAIN else "".join(f"%{byte:02X}" for byte in char.encode()) for char in text)
 
 
 MODELS = Resource(GROUP, VERSION, "models", "Model")

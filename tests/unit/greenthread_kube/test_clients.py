@@ -391,8 +391,8 @@ def test_a_connection_that_the_server_closed_while_idle_is_not_used_for_a_write(
     for _ in range(3):
         client.patch(MODELS, "a", {}, "prod")
         # wait for the server's close, as an idle client would see it
-        assert client._kept is not None
-        client._kept.sock.recv(1, socket.MSG_PEEK)
+        assert client._kept._wire is not None
+        client._kept._wire.recv(1, socket.MSG_PEEK)
     assert (len(server.asked), server.connections) == (3, 3)
 
 
