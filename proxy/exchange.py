@@ -601,7 +601,7 @@ class Exchange:
     def _says_not_run(self, data: bytes) -> bool:
         """True when the upstream says in its stream that it did not run the request: at its end that goes elsewhere."""
         beats, found, _ = data.partition(NOT_RUN)
-        if not found:
+        if not found or beats.replace(BEAT, b""):
             if data.replace(BEAT, b""):
                 self._answer_mode = _AS_IS  # it runs
             return False

@@ -187,7 +187,7 @@ class FakeGate:
 
 
 class Table:
-    """POST and HEAD and GET of /v1/echo go to the upstream; /health is answered here; anything else is 404."""
+    """Three paths go to the upstream; /health is answered here; anything else is 404."""
 
     def __init__(self, port: int | None, gate: Gate | None = None, **options: object) -> None:
         self.port = port
@@ -197,7 +197,7 @@ class Table:
 
     def route(self, request: RequestHead) -> Route:
         self.seen.append(request)
-        if request.path in ("/v1/echo", "/v1/messages"):
+        if request.path in ("/v1/echo", "/v1/messages", "/v1/chat/completions"):
             upstream = ("127.0.0.1", self.port) if self.port is not None else None
             return Forward(request.path, upstream, self.gate, **self.options)  # type: ignore[arg-type]
         if request.path == "/health":
