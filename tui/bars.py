@@ -30,7 +30,8 @@ class Form:
     tall: bool
 
     @property
-    def bar(self) -> int:
+    def cells(self) -> int:
+        """Width of the bar."""
         return self.bar_end - self.left
 
     @property
@@ -77,7 +78,7 @@ def block(row: GpuRow, shape: Form, view: View) -> list[Line]:
     """The rows of one GPU."""
     lines = [Line(shape.width) for _ in range(shape.rows)]
     _identity(lines, row, shape, view)
-    told = _bar(lines, row.gpu, shape, view)
+    told = bar(lines, row.gpu, shape, view)
     _numbers(lines, row.gpu, shape, view)
     _demand(lines[-1], row, shape, view, told)
     return lines
@@ -94,18 +95,18 @@ def _identity(lines: list[Line], row: GpuRow, shape: Form, view: View) -> None:
     if shape.tall:
         lines[0].put(1, cut(place(gpu), shape.left - 2), palette.strong, bold=True)
         room = shape.left - 4 - len(used)
-        product = _product(gpu.product, room) if shape.wide else ""
-        x = lines[1].put(1, product, palette.dim)
-        lines[1].put(x + 2 if product else 1, used, palette.dim)
+        text = product(gpu.product, room) if shape.wide else ""
+        x = lines[1].put(1, text, palette.dim)
+        lines[1].put(x + 2 if text else 1, used, palette.dim)
     else:
         lines[0].put(1, cut(place(gpu), shape.left - 3 - len(used)), palette.strong, bold=True)
         lines[0].end(shape.left - 1, used, palette.dim)
 
 
-def _product(product: str, room: int) -> str:
+def product(name: str, room: int) -> str:
     """`NVIDIA H100 80GB HBM3` as people say it: the first words, as far as there is room."""
     text = ""
-    for word in product.removeprefix("NVIDIA ").split():
+    for word in name.removeprefix("NVIDIA ").split():
         if len(text) + 1 + len(word) > room or (text and word.endswith("GB")):
             break
         text = f"{text} {word}".strip()
@@ -133,11 +134,11 @@ def _cells(amount: int, total: int, cells: int) -> int:
     return min(max(round(amount / total * cells), 1), cells) if amount > 0 else 0
 
 
-def _bar(lines: list[Line], gpu: Gpu, shape: Form, view: View) -> bool:
-    """Returns whether there was room to say how much is free."""
+def bar(lines: list[Line], gpu: Gpu, shape: Form, view: View) -> bool:
+    """A GPU's memory in the first rows; returns whether there was room to say how much is free."""
     palette = view.palette
     bar_rows = lines[: 2 if shape.tall else 1]
-    held, free, foreign = parts(gpu, shape.bar)
+    held, free, foreign = parts(gpu, shape.cells)
     for line in bar_rows:
         line.fill(shape.left, shape.bar_end, palette.track)
         line.put(shape.left + foreign.start, "░" * (foreign.stop - foreign.start), palette.dim)
@@ -252,12 +253,12 @@ def _waited_for(line: Line, row: GpuRow, intent: Intent, shape: Form, view: View
 
 def _scale(line: Line, gpu: Gpu, need: int, colour: str, shape: Form) -> None:
     """What is needed, on the bar's own scale, right-aligned on the end of the free memory: ━ is there, ╌ is short."""
-    _, free, _ = parts(gpu, shape.bar)
+    _, free, _ = parts(gpu, shape.cells)
     room = max(gpu.room, 0)
     short = max(need - room, 0)
     end = shape.left + free.stop
-    there = _cells(min(room, need), gpu.total, shape.bar)
-    start = max(end - there - _cells(short, gpu.total, shape.bar), shape.left) if short else end - there
+    there = _cells(min(room, need), gpu.total, shape.cells)
+    start = max(end - there - _cells(short, gpu.total, shape.cells), shape.left) if short else end - there
     line.put(start, "├", colour)
     line.put(start + 1, "╌" * (end - there - start - 1), colour)
     if there:
@@ -277,7 +278,7 @@ def _scale(line: Line, gpu: Gpu, need: int, colour: str, shape: Form) -> None:
 
 def _stays(line: Line, gpu: Gpu, shape: Form, view: View) -> None:
     """Under each segment, why that occupant stays or that it leaves; as far as there is room."""
-    held, _, _ = parts(gpu, shape.bar)
+    held, _, _ = parts(gpu, shape.cells)
     for number, part in enumerate(held):
         assert part.occupant is not None
         text = stays(part.occupant, gpu, view)

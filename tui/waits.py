@@ -314,7 +314,7 @@ def _link(lines: list[Line], x: int, link: Link, waiter: Waiter, view: View) -> 
     key = (occupant.pod.namespace, occupant.model)
     at = lines[0].put(x, f"{PINNED if occupant.popular else GLYPHS[state]} ", palette.state(state))
     at = lines[0].put(at, cut(view.name(key), 26), palette.strong, bold=True) + 3
-    text, ink = _way_out(occupant, waiter.obstacle.gpu if waiter.obstacle else waiter.places[0], view)
+    text, ink = way_out(occupant, waiter.obstacle.gpu if waiter.obstacle else waiter.places[0], view)
     at = lines[0].put(at, cut(text, width - at - 1), ink, bold=ink != palette.dim) + 3
     then = ""
     if link.enough:
@@ -323,10 +323,10 @@ def _link(lines: list[Line], x: int, link: Link, waiter: Waiter, view: View) -> 
         then = f"then {short_bytes(max(link.room, 0))} of {short_bytes(waiter.need)}"
     if at + len(then) < width:
         lines[0].end(width - 1, then, palette.serving if link.enough else palette.dim)
-    lines[1].put(x + 2, cut(_holds(occupant, view), width - x - 3), palette.dim)
+    lines[1].put(x + 2, cut(holds(occupant, view), width - x - 3), palette.dim)
 
 
-def _way_out(occupant: Occupant, gpu: Gpu, view: View) -> tuple[str, str]:
+def way_out(occupant: Occupant, gpu: Gpu, view: View) -> tuple[str, str]:
     """How an occupant leaves, or why it does not."""
     palette = view.palette
     row = view.row_of_pod(occupant.pod, occupant.model)
@@ -339,7 +339,7 @@ def _way_out(occupant: Occupant, gpu: Gpu, view: View) -> tuple[str, str]:
     return stays(occupant, gpu, view).removeprefix(f"{PINNED} ") or "may be asked to leave", palette.text
 
 
-def _holds(occupant: Occupant, view: View) -> str:
+def holds(occupant: Occupant, view: View) -> str:
     """holds 9.2G, 0 in flight, served 7.0s of minRuntime 15s"""
     row = view.row_of_pod(occupant.pod, occupant.model)
     text = f"holds {short_bytes(occupant.reserved)}"
@@ -371,11 +371,11 @@ def _behind(other: Waiter, width: int, view: View) -> list[Line]:
     occupant, obstacle = links[0].occupant, other.obstacle
     state = Shown(str(occupant.state))
     below = max(x, lines[1].text.rstrip().__len__() + 2)
-    lines[1].put(below, cut(_holds(occupant, view).partition(", served")[0], width - below - 1), palette.dim)
+    lines[1].put(below, cut(holds(occupant, view).partition(", served")[0], width - below - 1), palette.dim)
     x = lines[0].put(x, f"{GLYPHS[state]} ", palette.state(state))
     x = lines[0].put(x, cut(view.name((occupant.pod.namespace, occupant.model)), 26), palette.strong, bold=True) + 2
     if obstacle is not None and x < width - 8:
-        text, ink = _way_out(occupant, obstacle.gpu, view)
+        text, ink = way_out(occupant, obstacle.gpu, view)
         lines[0].put(x, cut(text, width - x - 1), ink)
     return lines
 
@@ -434,7 +434,7 @@ def _lock(gpu: Gpu, width: int, fields: dict[str, Column], view: View) -> list[L
         if holds := fields.get("HOLDS"):
             holds.put(line, short_bytes(occupant.reserved), palette.text)
         if how := fields.get("HOW"):
-            text, ink = _way_out(occupant, gpu, view)
+            text, ink = way_out(occupant, gpu, view)
             if occupant.pod in named_by:
                 text = f"for {named_by[occupant.pod]}: {text}"
             how.put(line, text, palette.dim if ink != palette.deactivating else ink)
