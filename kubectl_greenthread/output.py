@@ -35,7 +35,7 @@ def print_data(session: Session, value: Any) -> None:
         case "json":
             out(json.dumps(value, indent=4, ensure_ascii=False))
         case "yaml":
-            from kubectl_greenthread.write_yaml import write_yaml
+            from greenthread.kube.write_yaml import write_yaml
 
             out(write_yaml(value), end="")
         case "jsonpath":

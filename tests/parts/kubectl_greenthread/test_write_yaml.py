@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubectl_greenthread.write_yaml import write_yaml
+from greenthread.kube.write_yaml import write_yaml
 
 texts = st.text(max_size=30) | st.text("ab:-# '\"|>[]{},&*!%@`?=\n\t\\/0123.~", max_size=12) | st.sampled_from(
     ["yes", "NULL", "1e3", "0x1F", "5s", "10Gi", "12:30", "2026-11-22", "a: b", "http://x/y", "a\nb\n", "a\n\n b", "on"]
