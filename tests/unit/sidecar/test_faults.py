@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+from datetime import timedelta
 
-from greenthread.gpu import State
+from greenthread.gpu import Intent, Occupant, PodRef, State
 from greenthread.kube.errors import Unreachable
 from greenthread.kube.resources import GPUS
 from tests.unit.sidecar.test_lifecycle import in_world, state
@@ -150,3 +151,82 @@ async def test_a_gang_that_turned_back_and_is_not_wanted_any_more_leaves_no_inte
     assert done
     for index in (0, 1):
         assert (await world.gpu(index)).intents == ()
+
+
+async def somebody_waits(world, gpu, amount):
+    """An intent that is older than all others, of a pod that is not there."""
+    intent = Intent(PodRef(NAMESPACE, "older-0"), "older", amount, world.clock.now() - timedelta(minutes=1))
+    op = {"op": "add", "path": "/status/preemptionIntents/-", "value": intent.to_object()}
+    await world.client.patch(GPUS, gpu, [op], namespace=NAMESPACE, subresource="status")
+
+
+@in_world
+async def test_a_gang_does_not_pass_who_came_between_its_two_claims(world):
+    await world.model("gang", 60 * GIB, gpus=(0, 1))
+
+    async def older_comes(send):
+        answer = await send()
+        await somebody_waits(world, "n-1", 60 * GIB)
+        await asyncio.sleep(0.01)
+        return answer
+
+    done = on_write(world, "n-0", "waking", older_comes)
+    waiting = asyncio.create_task(world.request("gang"))
+    await asyncio.sleep(5)
+    assert done
+    for index in (0, 1):
+        gpu = await world.gpu(index)
+        assert (gpu.occupants[0].reserved, gpu.wake_lock) == (0, None), "the older one would lack 20 GiB"
+        assert gpu.intent(PodRef(NAMESPACE, "gang-0"))
+    waiting.cancel()
+
+
+@in_world
+async def test_who_passes_an_older_one_notices_a_boot_that_takes_the_room_of_both(world):
+    await world.model("a", 30 * GIB)
+    await somebody_waits(world, "n-0", 40 * GIB)
+
+    async def somebody_boots(send):
+        booting = Occupant(PodRef(NAMESPACE, "boot-0"), "boot", State.CONVERTING, 50 * GIB)
+        op = {"op": "add", "path": "/status/occupants/-", "value": booting.to_object()}
+        await world.client.patch(GPUS, "n-0", [op], namespace=NAMESPACE, subresource="status")
+        return await send()
+
+    done = on_write(world, "n-0", "waking", somebody_boots)
+    waiting = asyncio.create_task(world.request("a"))
+    await asyncio.sleep(5)
+    assert done
+    gpu = await world.gpu()
+    assert gpu.occupants[0].reserved == 0, "the older one would lack 20 GiB"
+    waiting.cancel()
+
+
+@in_world
+async def test_who_waits_longer_takes_a_free_wake_lock_first(world):
+    for name, memory in (("holder", 10), ("big", 60), ("small", 10)):
+        await world.model(name, memory * GIB)
+    world.engines["holder"].wake_time = 5.0
+    waiting = []
+    for name in ("holder", "big", "small"):
+        waiting.append(asyncio.create_task(world.request(name)))
+        await asyncio.sleep(1)
+
+    async def slowly(send):
+        await asyncio.sleep(0.02)
+        return await send()
+
+    done = on_write(world, "n-0", "big-0", slowly)
+    waking = world.ledger.waking
+    await world.until(lambda: waking.get("n-0", "holder") != "holder")
+    assert done
+    assert waking["n-0"] == "big"
+    assert await asyncio.gather(*waiting) == ["ok"] * 3
+
+
+@in_world
+async def test_who_is_younger_does_not_wait_for_an_older_one_that_lacks_something_elsewhere(world):
+    await world.model("a", 30 * GIB)
+    await somebody_waits(world, "n-0", 60 * GIB)
+    began = asyncio.get_running_loop().time()
+    assert await world.request("a", 0) == "ok"
+    assert asyncio.get_running_loop().time() - began < 1
