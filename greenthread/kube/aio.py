@@ -127,6 +127,24 @@ class AsyncClient:
                     )
                 yield core.decode_line(line)
 
+    async def log(
+        self, namespace: str, pod: str, container: str, follow: bool = False, tail: int = 500
+    ) -> AsyncGenerator[str, None]:
+        """The lines of a container's log, from the last `tail` on; with `follow` until the container ends.
+
+        Empty lines are left out. `Unreachable` when following meets an hour of silence.
+        """
+        request = core.log_request(namespace, pod, container, follow, tail)
+        accept = {**request.headers(None), "accept": "*/*"}  # it is no object
+        lines = self._transport.stream(request.method, request.path, request.params, accept, core.LOG_SILENCE)
+        async with aclosing(lines):
+            async for line in lines:
+                if isinstance(line, Response):
+                    raise error_from_answer(
+                        line.status, line.headers, line.body, request.verb, request.resource, self._transport.where
+                    )
+                yield line.decode("utf-8", "replace")
+
     async def _ask(self, request: Request) -> Object:
         response = await self._transport.request(
             request.method, request.path, request.params, request.headers(None), request.body, self._timeout

@@ -6,13 +6,13 @@ import json
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from greenthread.kube.errors import Gone, Unreachable, error_from_answer, error_from_status
-from greenthread.kube.resources import Resource, quoted, resource_version
+from greenthread.kube.resources import PODS, Resource, quoted, resource_version
 
 PAGE_SIZE = 500
 """Objects in one page of a list."""
@@ -28,6 +28,9 @@ WATCH_SECONDS = 290
 """How long the server keeps a watch open before it ends it by itself."""
 WATCH_SILENCE = 90.0
 """Seconds without a line after which a watch counts as dead; servers send a bookmark about once a minute."""
+
+LOG_SILENCE = 3600.0
+"""Seconds for which a log that is followed may say nothing."""
 
 Object = dict[str, Any]
 Patch = list[Object] | Object
@@ -135,6 +138,11 @@ def watch_request(
     if version:
         params["resourceVersion"] = version
     return Request("GET", resource.path(namespace), "watch", resource, params)
+
+
+def log_request(namespace: str, pod: str, container: str, follow: bool, tail: int) -> Request:
+    params = {"container": container, "tailLines": str(tail)} | ({"follow": "true"} if follow else {})
+    return Request("GET", PODS.path(namespace, pod, "log"), "get", replace(PODS, plural="pods/log"), params)
 
 
 def create_request(resource: Resource, obj: Object, namespace: str | None, dry_run: bool) -> Request:
@@ -263,7 +271,7 @@ class Lines:
         *whole, rest = data.split(b"\n")
         lines = []
         for part in whole:
-            line = b"".join([*self._parts, part]).strip()
+            line = b"".join([*self._parts, part]).rstrip()
             self._parts, self._size = [], 0
             if line:
                 lines.append(line)
