@@ -21,6 +21,7 @@ from tests.virtual import run
 from tui import layout
 from tui.cells import Line, cut, spark, wrap
 from tui.data import ClusterData, read_event
+from tui.known import SAMPLES
 from tui.theme import DARK, LIGHT, Colours, blend
 from tui.wakes import Wakes
 
@@ -93,12 +94,12 @@ def test_history_is_bounded_and_forgets_what_is_gone() -> None:
     async def main() -> None:
         async with Following() as (world, data):
             await asyncio.sleep(2000)
-            assert len(data.utilization("node-a-0")) == 240
+            assert len(data.utilization("node-a-0")) == SAMPLES
             assert set(data.utilization("node-a-0")) == {83}
             await world.client.delete(GPUS, "node-a-0", "greenthread-system")
             await asyncio.sleep(6)
             assert data.utilization("node-a-0") == []
-            assert len(data.utilization("node-a-1")) == 240
+            assert len(data.utilization("node-a-1")) == SAMPLES
 
     run(main())
 

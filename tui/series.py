@@ -1,0 +1,78 @@
+"""What was measured of the whole cluster, for charts: a day at most, in a few megabytes."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from greenthread.snapshot import Snapshot
+
+MEASURES = ("requests", "in_flight", "queued", "waiting", "awake", "use", "use_most", "memory", "foreign")
+"""Requests per second; requests in flight and in queues; models that wait and that hold memory; utilization in percent,
+mean and most of all GPUs; memory held by models and by other programs in percent of all."""
+SAMPLES_KEPT = 17_280
+"""A day of one every 5 s."""
+WAKES_KEPT = 20_000
+
+
+class Seen:
+    """Samples and the wakes and preemptions that were told, each with its time in seconds since 1970."""
+
+    def __init__(self) -> None:
+        self._times = array("d")
+        self._values = {measure: array("f") for measure in MEASURES}
+        self._told: dict[str, tuple[float, float | None]] = {}
+
+    def add(self, snapshot: Snapshot, requests: float) -> None:
+        """A sample; `requests`: per second, of all models."""
+        devices = [row.gpu for row in snapshot.gpus]
+        use = [gpu.stats.utilization for gpu in devices if gpu.stats is not None]
+        total = sum(gpu.total for gpu in devices) or 1
+        now = {
+            "requests": requests,
+            "in_flight": sum(row.in_flight or 0 for row in snapshot.models),
+            "queued": sum(row.queued or 0 for row in snapshot.models),
+            "waiting": snapshot.waiting,
+            "awake": sum(row.vram > 0 for row in snapshot.models),
+            "use": sum(use) / len(use) if use else 0.0,
+            "use_most": max(use, default=0),
+            "memory": 100 * sum(gpu.reserved for gpu in devices) / total,
+            "foreign": 100 * sum(gpu.foreign for gpu in devices) / total,
+        }
+        self._times.append(snapshot.at.timestamp())
+        for measure, values in self._values.items():
+            values.append(now[measure])
+        if len(self._times) > SAMPLES_KEPT + 720:  # an hour at a time: cutting the front is slow
+            del self._times[:720]
+            for values in self._values.values():
+                del values[:720]
+
+    def tell(self, uid: str, at: datetime, reason: str, record: Mapping[str, Any] | None) -> None:
+        """An Event on a Model: what is a wake or a preemption is kept."""
+        if reason == "Preempted":
+            self._told[uid] = (at.timestamp(), None)
+        elif record is not None and record.get("kind") == "wake" and not record.get("error"):
+            total = record.get("total")
+            if isinstance(total, int | float):
+                self._told[uid] = (at.timestamp(), float(total))
+        while len(self._told) > WAKES_KEPT:
+            del self._told[next(iter(self._told))]
+
+    def samples(self, measure: str, since: float) -> Iterator[tuple[float, float]]:
+        """(time, value) from `since` on."""
+        return ((at, value) for at, value in zip(self._times, self._values[measure], strict=True) if at >= since)
+
+    def wakes(self, since: float) -> Sequence[tuple[float, float]]:
+        """(time, seconds) of each wake from `since` on."""
+        return sorted((at, took) for at, took in self._told.values() if took is not None and at >= since)
+
+    def preemptions(self, since: float) -> Sequence[float]:
+        """Times of the preemptions from `since` on."""
+        return sorted(at for at, took in self._told.values() if took is None and at >= since)
+
+    @property
+    def began(self) -> float | None:
+        """Time of the first sample."""
+        return self._times[0] if self._times else None
