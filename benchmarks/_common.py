@@ -22,9 +22,11 @@ CRDS = Path(__file__).parents[1] / "manifests" / "crds"
 
 
 @contextmanager
-def open_api(kind: str) -> Iterator[tuple[EmbeddedApi | RealApi, list[int]]]:
-    """A fresh Kubernetes API and the pids of its processes."""
-    with EmbeddedApi() if kind == "embedded" else RealApi() as api:
+def open_api(
+    kind: str, controllers: str = "", audit: bool = False
+) -> Iterator[tuple[EmbeddedApi | RealApi, list[int]]]:
+    """A fresh Kubernetes API and the pids of its processes. `controllers`: what the real one runs beside itself."""
+    with EmbeddedApi(audit) if kind == "embedded" else RealApi(controllers, audit) as api:
         yield api, api.pids
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from greenthread.kube.errors import Gone, Unreachable, error_from_answer, error_from_status
@@ -57,7 +55,7 @@ class Request:
 def headers(authorization: str | None, content_type: str = "") -> dict[str, str]:
     """The header fields of a request; `content_type` of its body, if it has one."""
     # identity: a list inside a cluster is cheaper to move than to deflate, and nobody here inflates
-    fields = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "greenthread"}
+    fields = {"accept": "application/json", "accept-encoding": "identity", "user-agent": user_agent()}
     if content_type:
         fields["content-type"] = content_type
     if authorization:
@@ -99,8 +97,8 @@ class WatchEvent:
 def user_agent() -> str:
     """Which of our programs asks, for the API server's audit log: `greenthread (controller.agent)`."""
     module = getattr(sys.modules.get("__main__"), "__spec__", None)
-    name = module.name.removesuffix(".__main__") if module else Path(sys.argv[0]).name
-    return f"greenthread ({re.sub('[^A-Za-z0-9._-]', '', name)})"
+    name = module.name.removesuffix(".__main__") if module else sys.argv[0].rpartition("/")[2]
+    return f"greenthread ({''.join(c for c in name if c.isascii() and (c.isalnum() or c in '._-'))})"
 
 
 def _encode(obj: Any) -> bytes:
@@ -193,10 +191,15 @@ def delete_request(
     return Request("DELETE", resource.path(namespace, name), "delete", resource, {}, _encode(options))
 
 
+def raise_for(response: Response, verb: str, resource: Resource, where: str) -> None:
+    """Raises the ApiError that an answer's status stands for, if it is one of failure."""
+    if not 200 <= response.status < 300:
+        raise error_from_answer(response.status, response.headers, response.body, verb, resource, where)
+
+
 def decode(request: Request, response: Response, where: str) -> Object:
     """The object in an answer; raises the ApiError that its status stands for."""
-    if not 200 <= response.status < 300:
-        raise error_from_answer(response.status, response.headers, response.body, request.verb, request.resource, where)
+    raise_for(response, request.verb, request.resource, where)
     try:
         answer = json.loads(response.body)
     except ValueError:

@@ -15,6 +15,7 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
+from .audit import AuditLog
 from .certificate import load_certificate, write_private
 from .core import BODY_LIMIT, Api
 from .errors import StatusError
@@ -45,8 +46,8 @@ _HOP = frozenset(
 class Server:
     """Serves one Api on 127.0.0.1."""
 
-    def __init__(self, api: Api) -> None:
-        self._api = api
+    def __init__(self, api: Api, audit: AuditLog | None = None) -> None:
+        self._api, self._audit = api, audit
         self._runner: web.ServerRunner | None = None
         self._client: aiohttp.ClientSession | None = None
         self.port = 0
@@ -82,6 +83,8 @@ class Server:
             {key.lower(): value for key, value in http.headers.items()},
             body,
         )
+        if self._audit is not None:
+            self._audit.received(request)
         answer = self._api.handle(request)
         if isinstance(answer, Response):
             return _plain(answer)
@@ -258,9 +261,9 @@ def load_token(path: Path) -> str:
     return token
 
 
-async def serve(api: Api, folder: Path, port: int, kubeconfig: Path, token: str) -> int:
+async def serve(api: Api, folder: Path, port: int, kubeconfig: Path, token: str, audit: AuditLog | None = None) -> int:
     """Runs until SIGINT or SIGTERM; returns the exit code. `folder` keeps the certificate."""
-    server = Server(api)
+    server = Server(api, audit)
     tls, certificate = load_certificate(folder, api.clock.now())
     try:
         real = await server.start(port, tls)

@@ -18,9 +18,12 @@ PROGRAM = "embedded"
 class EmbeddedApi(Admin):
     """`python -m localcluster.api` on a fresh folder; objects and port stay the same over `kill` and `start`."""
 
-    def __init__(self) -> None:
+    def __init__(self, audit: bool = False) -> None:
+        """`audit`: every request leaves a line in `audit_log`."""
+        self._audit = audit
         self.folder = Path(tempfile.mkdtemp(prefix="greenthread-embedded-"))
         self.logs = self.folder / "logs"
+        self.audit_log = self.folder / "audit.log"
         super().__init__(self.folder / "kubeconfig", self.folder / "ca.crt")
         self.port = 0
         self._group: ProcessGroup | None = None
@@ -43,6 +46,7 @@ class EmbeddedApi(Admin):
         self.kubeconfig.unlink(missing_ok=True)
         command = [sys.executable, "-m", "localcluster.api", "--state-dir", str(self.folder / "state")]
         command += ["--kubeconfig", str(self.kubeconfig), "--log-dir", str(self.logs), "--port", str(self.port)]
+        command += ["--audit-log", str(self.audit_log)] if self._audit else []
         log = self.folder / "log"
         self._group.start(PROGRAM, command, log)
         while not self.kubeconfig.exists():

@@ -30,6 +30,9 @@ ETCD, APISERVER, CONTROLLER_MANAGER = "etcd", "kube-apiserver", "kube-controller
 GARBAGE_COLLECTION = "garbage-collector-controller,namespace-controller"
 
 
+AUDIT_POLICY = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [{"level": "Metadata"}]}
+
+
 class RealApi(Admin):
     """A running API server with an administrator's token.
 
@@ -38,8 +41,11 @@ class RealApi(Admin):
     does not start. There is no kubelet and no scheduler, and the ServiceAccount admission is off.
     """
 
-    def __init__(self, controllers: str = "") -> None:
-        """`controllers`: what kube-controller-manager runs (its flag `--controllers`); empty: it is not started."""
+    def __init__(self, controllers: str = "", audit: bool = False) -> None:
+        """`controllers`: what kube-controller-manager runs (its flag `--controllers`); empty: it is not started.
+
+        `audit`: every request leaves a line in `audit_log`.
+        """
         programs = (ETCD, APISERVER, CONTROLLER_MANAGER) if controllers else (ETCD, APISERVER)
         self._programs = {name: need(name) for name in programs}
         self.folder = Path(tempfile.mkdtemp(prefix="greenthread-real-"))
@@ -51,6 +57,11 @@ class RealApi(Admin):
         _write_secret(self.kubeconfig, json.dumps(self._config(port, token), indent=1))
         self.load()
         self._arguments = self._command_lines(etcd_port, peer_port, port, controllers)
+        self.audit_log = self.folder / "audit.log"
+        if audit:
+            policy = self.folder / "audit-policy.json"
+            policy.write_text(json.dumps(AUDIT_POLICY))
+            self._arguments[APISERVER] += [f"--audit-policy-file={policy}", f"--audit-log-path={self.audit_log}"]
         self._group: ProcessGroup | None = None
 
     def __enter__(self) -> Self:

@@ -15,6 +15,7 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
+from localcluster.api.audit import AuditLog
 from localcluster.api.certificate import load_certificate
 from localcluster.api.pods import log_folder
 from localcluster.api.server import Server, load_token, write_kubeconfig
@@ -134,6 +135,33 @@ async def test_a_body_without_end_is_cut_off() -> None:
         session.post(f"{base}/api/v1/namespaces", data=endless()) as answer,
     ):
         assert answer.status == 413
+
+
+async def test_the_audit_log_says_who_asked_what(tmp_path: Path) -> None:
+    local = Local()
+    log = AuditLog(tmp_path / "audit", HandClock())
+    server = Server(local.api, log)
+    url = f"http://127.0.0.1:{await server.start()}"
+    async with aiohttp.ClientSession(headers={"User-Agent": "me", "Authorization": "Bearer secret"}) as session:
+        for method, path in (
+            ("GET", "/version"),
+            ("GET", PODS),
+            ("PATCH", f"{PODS}/p/status"),
+            ("GET", "/apis/coordination.k8s.io/v1/leases?watch=1&timeoutSeconds=1"),
+        ):
+            async with session.request(method, url + path, data=b"secret" if method == "PATCH" else None) as answer:
+                await answer.read()
+    await server.stop()
+    log.close()
+    text = (tmp_path / "audit").read_text()
+    events = [json.loads(line) for line in text.splitlines()]
+    assert [(event["userAgent"], event["verb"], event["objectRef"]) for event in events] == [
+        ("me", "get", {}),
+        ("me", "list", {"namespace": "default", "resource": "pods"}),
+        ("me", "patch", {"namespace": "default", "resource": "pods", "name": "p", "subresource": "status"}),
+        ("me", "watch", {"apiGroup": "coordination.k8s.io", "resource": "leases"}),
+    ]
+    assert "secret" not in text
 
 
 def test_the_files_are_for_their_owner_only(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,16 @@ def test_get_returns_the_object_and_sends_the_token(serve, connect) -> None:
     assert client.get(MODELS, "a", "prod") == model("a")
     assert server.asked[0].path == "/apis/greenthread.ai/v1alpha1/namespaces/prod/models/a"
     assert server.asked[0].headers["authorization"] == "Bearer secret"
+
+
+def test_each_request_says_which_program_asks(serve, connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    core.user_agent.cache_clear()
+    spec = importlib.machinery.ModuleSpec("controller.agent.__main__", None)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
+    server = serve(lambda asked: Answer(body=model("a")))
+    connect(server.url).get(MODELS, "a", "prod")
+    core.user_agent.cache_clear()
+    assert server.asked[0].headers["user-agent"] == "greenthread (controller.agent)"
 
 
 def test_a_server_address_may_have_a_path(serve, connect) -> None:
