@@ -317,8 +317,23 @@ class Claims:
         return obj
 
     def _put(self, name: str, obj: dict[str, Any]) -> None:
-        self._reflectors[name].update(obj)
+        before = self._object(name)
+        if not self._reflectors[name].update(obj):
+            return
         self._parsed.pop(name, None)
+        if before is None or self._others(before) != self._others(obj):
+            self._on_change()  # the watch says nothing of a version that is known already
+
+    def _others(self, obj: dict[str, Any]) -> Gpu:
+        """The GPU less what this pod wrote: its own writes are no reason to decide again."""
+        gpu = Gpu.from_object(obj)
+        return replace(
+            gpu,
+            occupants=tuple(occupant for occupant in gpu.occupants if occupant.pod != self.pod),
+            intents=tuple(intent for intent in gpu.intents if intent.pod != self.pod),
+            wake_lock=None if self._locks(gpu) else gpu.wake_lock,
+            resource_version="",
+        )
 
 
 def entry(

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two tries against an API server that fails: the first and the longest.
 _API_BACKOFF = (0.1, 5.0)
+#: Seconds by which whoever is older goes first when a wake lock is free: more than it takes to read, decide and write.
+_HEAD_START = 0.05
 #: Who serves writes its lastAccessed only when somebody waits, and at most this often (seconds).
 _TOUCH_EVERY = 1.0
 
@@ -119,6 +121,7 @@ class Lifecycle:
         """The engine process ended, whoever ended it."""
         self._died = text
         self._wants.boot_ready = False
+        self._door.shut()  # now, not when the owner comes to it: who arrives meanwhile waits for the next engine
         self.poke()
 
     def stop(self) -> None:
@@ -218,7 +221,7 @@ class Lifecycle:
         asked = _loop_time()
         record = Record("wake" if self.boot_ready else "boot", self._recorder.now(), "", self._where())
         self._record = record
-        announced, refusals = False, 0
+        announced, refusals, stood_back = False, 0, False
         while True:
             self._changed.clear()
             want = None if self._stopping else self._want()
@@ -239,7 +242,13 @@ class Lifecycle:
                     if not want.boot:
                         self._recorder.event("Waiting", f"asks for room: {record.waited_for}")
                 until: datetime | None = None
+                passes = want.lock and any(fairness.somebody_older(want, gpu) for gpu in self._claims.gpus())
+                stood_back = stood_back and isinstance(decision, Fits)
                 match decision:
+                    case Fits() if passes and not stood_back:
+                        stood_back = True
+                        await asyncio.sleep(_HEAD_START)
+                        continue
                     case Fits():
                         claiming = _loop_time()
                         announced = True  # a gang that turns back leaves intents
@@ -308,6 +317,8 @@ class Lifecycle:
                 await self._boot(want)
             else:
                 await self._engine.wake()
+            if self._died:
+                raise EngineError(self._died)
         except EngineError as error:
             await self._wake_failed(error, record)
             return
@@ -420,7 +431,8 @@ class Lifecycle:
                 if not isinstance(error, Refused):
                     log.warning("cannot announce the sleep, serving on: %s", error)
                     await self._pause(1)
-                self._door.reopen()
+                if not self._died:
+                    self._door.reopen()
                 return False
         self._enter(SidecarState.DEACTIVATING)
         draining = _loop_time()
