@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 VERBS = {
     "top": ("kubectl_greenthread.top:VERB", "Who is on the GPUs, who waits, and why."),
     "status": ("kubectl_greenthread.status:VERB", "All that is known of one model."),
+    "explain": ("kubectl_greenthread.explain:VERB", "Why wakes waited, and what stands in the way now."),
+    "models": ("kubectl_greenthread.models:VERB", "List models."),
+    "gpus": ("kubectl_greenthread.gpus:VERB", "List GPUs, who is on them and who waits."),
+    "events": ("kubectl_greenthread.events:VERB", "What happened to models."),
+    "logs": ("kubectl_greenthread.logs:VERB", "Print the logs of a model's engine or sidecar."),
     "wake": ("kubectl_greenthread.wake:VERB", "Wake models."),
     "sleep": ("kubectl_greenthread.sleep:VERB", "Put models to sleep; they free their GPU memory."),
     "pin": ("kubectl_greenthread.pin:VERB", "Keep models on their GPUs: they are never preempted."),

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from greenthread.clock import SystemClock, parse_time
-from greenthread.kube.core import Object
-from greenthread.kube.errors import Forbidden, NoSuchKind, NotFound
-from greenthread.kube.resources import EVENTS, GPUS, MODELS, PODS
+from greenthread.kube.core import Object, ObjectList
+from greenthread.kube.errors import ApiError, Forbidden, NoSuchKind, NotFound
+from greenthread.kube.resources import EVENTS, GPUS, MODELS, PODS, Resource
 from greenthread.names import DEFAULT_NAMESPACE, LABEL_MODEL, LABEL_NAME, POD_APP_NAME
 from greenthread.snapshot import ModelRow, Snapshot, build
+from kubectl_greenthread.arguments import Usage
 from kubectl_greenthread.failures import NoSuchModel
 from kubectl_greenthread.options import Session
+from kubectl_greenthread.output import sorted_by
 
-PREFIXES = ("model", "models", "mdl", "model.greenthread.ai", "models.greenthread.ai")
+PREFIXES = ("model", "models", "mdl", "model.greenthread.ai", "models.greenthread.ai",
+            "gpu", "gpus", "gpu.greenthread.ai", "gpus.greenthread.ai")  # fmt: skip
+MODEL_PODS = f"{LABEL_NAME}={POD_APP_NAME}"
+"""The label selector of all pods of Models."""
 
 
 @dataclass(frozen=True)
@@ -49,29 +54,61 @@ def bare_name(name: str) -> str:
     return rest if slash and kind.lower() in PREFIXES else name
 
 
-def read_all(session: Session) -> View:
-    """Models and pods of the session's namespace, or of all with -A; all GPUs."""
-    namespace = session.scope
-    models = session.client.list(MODELS, namespace, session.selector, session.field_selector).items
-    return _view(session, models, namespace, f"{LABEL_NAME}={POD_APP_NAME}")
+def read_all(session: Session, names: Sequence[str] = ()) -> View:
+    """Models and pods of the session's namespace, or of all with -A, that match its selectors; all GPUs.
+
+    `names`: only these Models; NoSuchModel, with near names, when one of them is not there.
+    """
+    scope = session.scope
+    if names and scope is None:
+        raise Usage("a name and -A do not go together: a name is of one namespace")
+    if names and not session.selector and not session.field_selector:
+        return read_models(session, names)
+    models = (MODELS, scope, session.selector, session.field_selector)
+    found, gpus, pods = session.client.lists([models, (GPUS, None, "", ""), (PODS, scope, MODEL_PODS, "")])
+    if isinstance(found, ApiError):
+        raise found
+    wanted = {bare_name(name) for name in names}
+    items = [item for item in found.items if not wanted or item["metadata"]["name"] in wanted]
+    return _view(session, items, gpus, pods)
 
 
 def read_models(session: Session, names: Sequence[str]) -> View:
     """The named Models of the session's namespace, their pods, and all GPUs; NoSuchModel, with near names."""
     wanted = list(dict.fromkeys(bare_name(name) for name in names))
     models = [_get(session, name) for name in wanted]
-    return _view(session, models, session.namespace, f"{LABEL_MODEL} in ({','.join(wanted)})")
+    pods_of = f"{LABEL_MODEL} in ({','.join(wanted)})"
+    gpus, pods = session.client.lists([(GPUS, None, "", ""), (PODS, session.namespace, pods_of, "")])
+    return _view(session, models, gpus, pods)
 
 
-def _view(session: Session, models: Sequence[Object], namespace: str | None, pods_of: str) -> View:
+def read_objects(session: Session, resource: Resource, names: Sequence[str] = ()) -> list[Object]:
+    """Objects of the session's scope as they are, in the order of --sort-by."""
+    scope = session.scope if resource is MODELS else (session.namespace_option if not session.all_namespaces else None)
+    found = session.client.list(resource, scope, session.selector, session.field_selector).items
+    wanted = {bare_name(name) for name in names}
+    missing = wanted - {item["metadata"]["name"] for item in found}
+    if missing and resource is MODELS:
+        raise NoSuchModel(_no_such_model(session, min(missing)))
+    if missing:
+        have = ", ".join(sorted(item["metadata"]["name"] for item in found)[:10]) or "none"
+        raise NoSuchModel(f"there is no {resource.kind} {min(missing)}; there is {have}")
+    return sorted_by(session, [item for item in found if not wanted or item["metadata"]["name"] in wanted])
+
+
+def _view(session: Session, models: Sequence[Object], gpus: ObjectList | ApiError, pods: ObjectList | ApiError) -> View:
     missing: list[str] = []
-    gpus, gpu_namespace = list_gpus(session, missing)
-    pods: Sequence[Object] = ()
-    try:
-        pods = session.client.list(PODS, namespace, label_selector=pods_of).items
-    except Forbidden as error:
-        missing.append(f"requests in flight, queues and replicas are not shown: {error}")
-    return View(build(models, gpus, pods, SystemClock().now()), models, gpu_namespace, missing)
+    namespace: str | None = None
+    devices: Sequence[Object] = ()
+    if isinstance(gpus, ObjectList):
+        devices = gpus.items
+    else:
+        devices, namespace = _gpus_of_the_installation(session, gpus, missing)
+    if not isinstance(pods, ObjectList):
+        _only_forbidden(pods)
+        missing.append(f"requests in flight, queues and replicas are not shown: {pods}")
+    of_models = pods.items if isinstance(pods, ObjectList) else ()
+    return View(build(models, devices, of_models, SystemClock().now()), models, namespace, missing)
 
 
 def list_gpus(session: Session, missing: list[str]) -> tuple[Sequence[Object], str | None]:
@@ -79,11 +116,24 @@ def list_gpus(session: Session, missing: list[str]) -> tuple[Sequence[Object], s
     try:
         return session.client.list(GPUS).items, None
     except Forbidden as error:
-        try:
-            return session.client.list(GPUS, DEFAULT_NAMESPACE).items, DEFAULT_NAMESPACE
-        except Forbidden:
-            missing.append(f"GPUs are not shown: {error}")
-            return (), None
+        return _gpus_of_the_installation(session, error, missing)
+
+
+def _gpus_of_the_installation(
+    session: Session, error: ApiError, missing: list[str]
+) -> tuple[Sequence[Object], str | None]:
+    _only_forbidden(error)
+    try:
+        return session.client.list(GPUS, DEFAULT_NAMESPACE).items, DEFAULT_NAMESPACE
+    except Forbidden:
+        missing.append(f"GPUs are not shown: {error}")
+        return (), None
+
+
+def _only_forbidden(error: ApiError) -> None:
+    """What may not be read is left out; whatever else goes wrong is wrong."""
+    if not isinstance(error, Forbidden):
+        raise error
 
 
 def _get(session: Session, name: str) -> Object:
@@ -124,15 +174,17 @@ def _no_such_model(session: Session, name: str) -> str:
 class Told:
     """An Event on a Model."""
 
+    namespace: str
+    model: str
     at: datetime | None
     reason: str
     message: str
     warning: bool
 
 
-def events_selector(name: str) -> str:
-    """The field selector for the Events on one Model."""
-    return f"involvedObject.kind=Model,involvedObject.name={name}"
+def events_selector(name: str = "") -> str:
+    """The field selector for the Events on one Model, or on all."""
+    return "involvedObject.kind=Model" + (f",involvedObject.name={name}" if name else "")
 
 
 def read_events(session: Session, name: str, missing: list[str]) -> list[Told]:
@@ -142,13 +194,24 @@ def read_events(session: Session, name: str, missing: list[str]) -> list[Told]:
     except Forbidden as error:
         missing.append(f"events are not shown: {error}")
         return []
-    return [told(item) for item in sorted(items, key=_order)]
+    return [told(item) for item in in_order(items)]
+
+
+def in_order(events: Iterable[Object]) -> list[Object]:
+    """Events, oldest first."""
+    return sorted(events, key=_order)
 
 
 def told(event: Object) -> Told:
     """An Event object in short."""
+    involved = event.get("involvedObject") or {}
     return Told(
-        _moment(event), str(event.get("reason") or ""), str(event.get("message") or ""), event.get("type") == "Warning"
+        str(involved.get("namespace") or ""),
+        str(involved.get("name") or ""),
+        _moment(event),
+        str(event.get("reason") or ""),
+        str(event.get("message") or ""),
+        event.get("type") == "Warning",
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,11 +46,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Terminal:
-    """`width` in cells, None: as wide as it gets (a pipe or file)."""
+    """`width` and `height` in cells, None: without end (a pipe or file)."""
 
     color: bool = False
     unicode: bool = True
     width: int | None = None
+    height: int | None = None
 
     @classmethod
     def of_stdout(
@@ -62,10 +62,20 @@ class Terminal:
         tty = stream.isatty()
         auto = tty and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
         encoding = (getattr(stream, "encoding", "") or "").lower().replace("-", "")
-        width: int | None = shutil.get_terminal_size().columns
-        if not tty:
-            width = int(environ["COLUMNS"]) if environ.get("COLUMNS", "").isdecimal() else None
-        return cls(color == "always" or (color == "auto" and auto), encoding.startswith("utf"), width or None)
+        columns = environ.get("COLUMNS", "")
+        width: int | None = int(columns) if columns.isdecimal() else None
+        height: int | None = None
+        if tty:
+            size = _size(stream)
+            width, height = width or size[0], size[1]
+        return cls(color == "always" or (color == "auto" and auto), encoding.startswith("utf"), width or None, height)
+
+    def measured(self) -> Terminal:
+        """The same with the size that stdout has now."""
+        if self.height is None:
+            return self
+        width, height = _size(sys.stdout)
+        return Terminal(self.color, self.unicode, width, height)
 
     def paint(self, text: str, style: str) -> str:
         """Text in a style, if there are colours."""
@@ -90,13 +100,19 @@ class Terminal:
 
     def table(self, columns: Sequence[Column], rows: Sequence[Sequence[Cell]], headers: bool = True) -> list[str]:
         """The table's lines, fitted to the width."""
-        rows = [[Cell(self.clean(cell.text), cell.style) for cell in row] for row in rows]
-        shown, widths = self.fit(columns, rows, headers)
-        lines = []
-        if headers:
-            lines.append([Cell(column.title, "bold") for column in columns])
-        lines += [list(row) for row in rows]
-        return [self._line(columns, line, shown, widths) for line in lines]
+        return self.lines(columns, rows, self.fit(columns, rows, headers), headers)
+
+    def lines(
+        self,
+        columns: Sequence[Column],
+        rows: Sequence[Sequence[Cell]],
+        layout: tuple[Sequence[int], Sequence[int]],
+        headers: bool = True,
+    ) -> list[str]:
+        """The table's lines in a layout that `fit` has made, maybe for other rows."""
+        shown, widths = layout
+        lines: list[Sequence[Cell]] = [[Cell(column.title, "bold") for column in columns]] if headers else []
+        return [self._line(columns, line, shown, widths) for line in (*lines, *rows)]
 
     def fit(
         self, columns: Sequence[Column], rows: Sequence[Sequence[Cell]], headers: bool = True
@@ -144,7 +160,9 @@ class Terminal:
     def _line(self, columns: Sequence[Column], row: Sequence[Cell], shown: Sequence[int], widths: Sequence[int]) -> str:
         parts = []
         for at, width in zip(shown, widths, strict=True):
-            text = self.cut(row[at].text, width)
+            text = self.clean(row[at].text)
+            if self.width is not None:
+                text = self.cut(text, width)
             room = " " * (width - len(text))
             painted = self.paint(text, row[at].style)
             parts.append(room + painted if columns[at].right else painted + room)
@@ -168,3 +186,12 @@ class Terminal:
             out.append(self.paint(text[:-1] + edge if kind == "full" and cells > 1 else text, style))
             used += cells
         return "".join(out) + self.paint(kinds["free"] * (width - used), "dim")
+
+
+def _size(stream: TextIO) -> tuple[int, int]:
+    """Columns and rows of the terminal that a stream is."""
+    try:
+        size = os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError):
+        return 80, 24
+    return size.columns or 80, size.lines or 24

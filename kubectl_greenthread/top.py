@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from greenthread.clock import SystemClock
 from greenthread.gpu import Occupant, State
-from greenthread.snapshot import GpuRow, ModelRow, Shown, Snapshot, why
+from greenthread.kube.resources import GPUS, MODELS, PODS
+from greenthread.snapshot import Builder, GpuRow, ModelRow, Shown, Snapshot, why
 from greenthread.units import GIB, short_bytes, short_duration
 from kubectl_greenthread import printing
-from kubectl_greenthread.arguments import Verb
-from kubectl_greenthread.options import ALL_NAMESPACES, GLOBAL, NO_HEADERS, SELECTION, Session, output_option
-from kubectl_greenthread.output import out, print_data, print_objects, tell
-from kubectl_greenthread.reading import read_all
+from kubectl_greenthread.arguments import Option, Usage, Verb
+from kubectl_greenthread.options import (
+    ALL_NAMESPACES,
+    GLOBAL,
+    NO_HEADERS,
+    SELECTION,
+    SOME_MODELS,
+    WATCH,
+    Session,
+    output_option,
+)
+from kubectl_greenthread.output import is_objects, out, print_data, print_objects, tell
+from kubectl_greenthread.reading import MODEL_PODS, bare_name, list_gpus, read_all
 from kubectl_greenthread.terminal import Cell, Column
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 BAR_WIDTHS = (10, 42)
 """Cells of a memory bar, at least and at most; 30 where the width is not known."""
@@ -18,28 +35,90 @@ WAITING_SHOWN = 5
 """Waiting models that are explained under the table."""
 
 
-def top(session: Session) -> None:
-    """Show each GPU's memory with who holds it, and each model with its state.
+SORT_KEYS: dict[str, Callable[[ModelRow], Any]] = {
+    "name": lambda row: (row.namespace, row.name),
+    "namespace": lambda row: (row.namespace, row.name),
+    "state": lambda row: list(Shown).index(row.state),
+    "for": lambda row: -(row.since.timestamp() if row.since else 0.0),
+    "gpu": lambda row: row.places,
+    "vram": lambda row: -row.vram,
+    "in-flight": lambda row: -(row.in_flight or 0),
+    "queue": lambda row: -(row.queued or 0),
+    "last-wake": lambda row: -(row.last_wake or 0.0),
+}
+"""What --sort-by takes: names of columns; numbers and times are shown largest first."""
+
+
+def top(session: Session, names: tuple[str, ...], watch: bool) -> None:
+    """Show each GPU's memory with who holds it, and each model with its state and why the waiting wait.
 
     In a narrow terminal columns go in this order: FLAGS, LAST WAKE, IN-FLIGHT, QUEUE; TEMP, UTIL.
+
+    With -w on a terminal the picture stays and follows the cluster; elsewhere every changed model is a new line.
     """
-    view = read_all(session)
-    snapshot = view.snapshot
+    if session.sort_by and session.sort_by not in SORT_KEYS:
+        raise Usage(f"--sort-by is one of {', '.join(SORT_KEYS)}, not {session.sort_by!r}")
+    if watch:
+        _watch(session, names)
+        return
+    view = read_all(session, names)
+    snapshot = _sorted(session, view.snapshot)
     if session.output == "name":
         print_objects(session, view.models)
-    elif session.output not in ("", "wide"):
+    elif is_objects(session):
         data = {
             "gpus": [printing.gpu_data(row) for row in snapshot.gpus],
             "models": [printing.model_data(row, snapshot) for row in snapshot.models],
         }
         print_data(session, data)
     else:
-        sections = [gpu_lines(session, snapshot), model_lines(session, snapshot), waiting_lines(session, snapshot)]
-        text = "\n\n".join("\n".join(lines) for lines in sections if lines)
+        text = picture(session, snapshot)
         if text:
             out(text)
         _say_what_is_empty(session, snapshot)
     printing.warn(session, view.missing)
+
+
+def picture(session: Session, snapshot: Snapshot) -> str:
+    """GPUs, models, and why the waiting wait."""
+    sections = [gpu_lines(session, snapshot), model_lines(session, snapshot), waiting_lines(session, snapshot)]
+    return "\n\n".join("\n".join(lines) for lines in sections if lines)
+
+
+def _sorted(session: Session, snapshot: Snapshot) -> Snapshot:
+    if not session.sort_by:
+        return snapshot
+    return Snapshot(
+        snapshot.at, tuple(sorted(snapshot.models, key=SORT_KEYS[session.sort_by])), snapshot.gpus, snapshot._by_name
+    )
+
+
+def _watch(session: Session, names: tuple[str, ...]) -> None:
+    from kubectl_greenthread.feed import Feed, Scope
+    from kubectl_greenthread.watching import watch_rows, watch_screen
+
+    if is_objects(session):
+        raise Usage("-w and -o json, yaml, name or jsonpath do not go together here: use `models -w`")
+    models = Scope(MODELS, session.scope, session.selector, session.field_selector)
+    gpus = Scope(GPUS, list_gpus(session, [])[1], optional=True)
+    pods = Scope(PODS, session.scope, MODEL_PODS, optional=True)
+    wanted = {bare_name(name) for name in names}
+    builder = Builder()
+
+    def snapshot(feed: Feed) -> Snapshot:
+        found = [obj for key, obj in feed.objects[models].items() if not wanted or key[1] in wanted]
+        at = SystemClock().now()
+        return _sorted(session, builder.build(found, feed.objects[gpus].values(), feed.objects[pods].values(), at))
+
+    if session.terminal.height is not None:
+        watch_screen(session, [models, gpus, pods], lambda feed: picture(session, snapshot(feed)))
+        return
+
+    def rows(feed: Feed) -> list[tuple[object, list[Cell]]]:
+        now = snapshot(feed)
+        return [((row.namespace, row.name), _model_cells(session, row, now)) for row in now.models]
+
+    watch_rows(session, [models, gpus, pods], _model_columns(session), rows, quiet="FOR")
 
 
 def _say_what_is_empty(session: Session, snapshot: Snapshot) -> None:
@@ -126,7 +205,17 @@ def model_lines(session: Session, snapshot: Snapshot) -> list[str]:
     """One line a model."""
     if not snapshot.models:
         return []
-    wide = session.output == "wide"
+    columns = _model_columns(session)
+    rows = [_model_cells(session, row, snapshot) for row in snapshot.models]
+    titles = [column.title for column in columns]
+    if titles.index("FLAGS") not in session.terminal.fit(columns, rows, session.headers)[0]:
+        star, at = (" ★" if session.terminal.unicode else " *"), titles.index("MODEL")
+        for row, cells in zip(snapshot.models, rows, strict=True):
+            cells[at] = Cell(row.name + star) if row.pinned else cells[at]
+    return session.terminal.table(columns, rows, session.headers)
+
+
+def _model_columns(session: Session) -> list[Column]:
     columns = [Column("NAMESPACE")] if session.all_namespaces else []
     columns += [
         Column("MODEL", flexible=20),
@@ -139,15 +228,9 @@ def model_lines(session: Session, snapshot: Snapshot) -> list[str]:
         Column("LAST WAKE", right=True, drop=4),
         Column("FLAGS", drop=3, flexible=10),
     ]
-    if wide:
+    if session.output == "wide":
         columns += [Column("PHASE", drop=2), Column("URL", drop=1)]
-    rows = [_model_cells(session, row, snapshot) for row in snapshot.models]
-    titles = [column.title for column in columns]
-    if titles.index("FLAGS") not in session.terminal.fit(columns, rows, session.headers)[0]:
-        star, at = (" ★" if session.terminal.unicode else " *"), titles.index("MODEL")
-        for row, cells in zip(snapshot.models, rows, strict=True):
-            cells[at] = Cell(row.name + star) if row.pinned else cells[at]
-    return session.terminal.table(columns, rows, session.headers)
+    return columns
 
 
 def _model_cells(session: Session, row: ModelRow, snapshot: Snapshot) -> list[Cell]:
@@ -187,6 +270,19 @@ def waiting_lines(session: Session, snapshot: Snapshot) -> list[str]:
 
 VERB = Verb(
     top,
-    None,
-    (output_option("json", "yaml", "wide", "name", "jsonpath"), NO_HEADERS, ALL_NAMESPACES, *SELECTION, *GLOBAL),
+    SOME_MODELS,
+    (
+        output_option("json", "yaml", "wide", "name", "jsonpath"),
+        WATCH,
+        Option("--sort-by", "COLUMN", f"Order of the models: {', '.join(SORT_KEYS)}.", default="", complete="columns"),
+        NO_HEADERS,
+        ALL_NAMESPACES,
+        *SELECTION,
+        *GLOBAL,
+    ),
+    """
+    top -A
+    top -w --sort-by queue
+    top -o jsonpath='{range .models[?(@.state=="pending")]}{.name}: {.why}{"\\n"}{end}'
+    """,
 )

@@ -178,6 +178,9 @@ class Fake:
     def isatty(self) -> bool:
         return self._tty
 
+    def fileno(self) -> int:
+        raise OSError("not a file")
+
 
 @pytest.mark.parametrize(
     ("color", "tty", "environ", "wanted"),
