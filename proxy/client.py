@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from proxy.errors import HttpError, error_body, reason
 from proxy.exchange import Exchange
-from proxy.http1 import ChunkedDecoder, RequestHead, parse_request_head
+from proxy.http1 import ChunkedDecoder, RequestHead
 
 if TYPE_CHECKING:
     from proxy.server import ProxyServer
@@ -258,17 +258,16 @@ class ClientConnection(asyncio.Protocol):
             self._buffer = data
             return None
         self._head_begun = False
-        request = parse_request_head(data[:end], self._settings.max_header_fields)
-        return self._start(request, data[end + 4 :])
+        request, length = self._server.request_heads.read(data[:end])
+        return self._start(request, length, data[end + 4 :])
 
-    def _start(self, request: RequestHead, data: bytes) -> bytes:
+    def _start(self, request: RequestHead, length: int | None, data: bytes) -> bytes:
         """Begin an exchange with what is there of its body. Returns what follows the body."""
         body: list[bytes] = []
         self._body_bytes = 0
         self._window_bytes = 0
         self._decoder = None
-        length = request.content_length
-        exchange = Exchange(self._server, self, request)
+        exchange = Exchange(self._server, self, request, length)
         if request.chunked:
             self._decoder = ChunkedDecoder()
             self._body_open = True

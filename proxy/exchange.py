@@ -13,7 +13,7 @@ from proxy.endpoints import STREAMED_PATHS
 from proxy.errors import HttpError, error_body, reason
 from proxy.heartbeat import BEAT, MAX_ERROR, NOT_RUN, Heartbeat, asks_for_stream, chunk, error_event, event_of_answer
 from proxy.http1 import RequestHead, ResponseHead
-from proxy.routes import Forward, Gate, Handle, Outcome, ReadBody, Refuse, Respond, Route, Upstream
+from proxy.routes import Forward, Gate, Handle, Headers, Outcome, ReadBody, Refuse, Respond, Route, Upstream
 from proxy.terms import NO_TERMS, parse_terms
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ class Exchange:
         "_server",
         "_task",
         "body_complete",
+        "chunked",
         "close",
+        "content_length",
         "decode_response",
         "finished",
         "head_sent",
@@ -77,8 +79,12 @@ class Exchange:
         "waited",
     )
 
-    def __init__(self, server: ProxyServer, client: ClientConnection, request: RequestHead) -> None:
+    def __init__(
+        self, server: ProxyServer, client: ClientConnection, request: RequestHead, content_length: int | None
+    ) -> None:
         self.request = request
+        self.content_length = content_length  # of the request's body; None when it is chunked, or there is none
+        self.chunked = request.chunked
         self.started = server.loop.time()
         self.upstream: Upstream | None = None
         self.terms = NO_TERMS
@@ -182,7 +188,7 @@ class Exchange:
         self._mode = _COLLECT
         self._collect_then = route
         self._collect_limit = min(route.limit, self._server.settings.max_body_bytes)
-        if (self.request.content_length or 0) > self._collect_limit:
+        if (self.content_length or 0) > self._collect_limit:
             self._too_large()
             return
         if not self._count_collected(self._pending_bytes):
@@ -213,8 +219,8 @@ class Exchange:
         self._gathered = bytearray()
         self._pending = [body] if body else []
         self._pending_bytes = len(body)
-        self.request.content_length = len(body)
-        self.request.chunked = False
+        self.content_length = len(body)
+        self.chunked = False
         self._mode = _HOLD
         self._collect_then = None
         try:
@@ -311,19 +317,18 @@ class Exchange:
         assert route is not None
         self._connection = connection
         connection.start(self)
-        target = f"{route.path}?{request.query}" if request.query else route.path
-        lines = [f"{request.method} {target} HTTP/1.1".encode("ascii"), b"Host: " + request.host, *request.lines]
-        if request.chunked:
-            lines.append(b"Transfer-Encoding: chunked")
-        elif request.content_length is not None:
-            lines.append(b"Content-Length: %d" % request.content_length)
-        lines.append(b"Via: 1.1 greenthread" if request.minor else b"Via: 1.0 greenthread")
+        built = request.forwarded
+        if built is None or built[0] is not route:
+            built = request.forwarded = (route, _forwarded_lines(request, route))
+        head = built[1]
         if request.terms is not None:
-            lines += self.terms.lines(self.waited)
-        for name, value in route.request_headers:
-            lines.append(f"{name}: {value}".encode("latin-1"))
-        lines.append(b"\r\n")
-        head = b"\r\n".join(lines)
+            head += b"".join([line + b"\r\n" for line in self.terms.lines(self.waited)])
+        if self.content_length is not None:
+            head += b"Content-Length: %d\r\n\r\n" % self.content_length
+        elif self.chunked:
+            head += b"Transfer-Encoding: chunked\r\n\r\n"
+        else:
+            head += b"\r\n"
         self._mode = _STREAM
         pending, self._pending = self._pending, []
         self._pending_bytes = 0
@@ -331,7 +336,7 @@ class Exchange:
             body = pending[0] if len(pending) == 1 else b"".join(pending)
             self._remember(body)
             head += self._frame(body)
-        if request.chunked and self.body_complete:
+        if self.chunked and self.body_complete:
             head += b"0\r\n\r\n"
         connection.write(head)
         if not self.body_complete:
@@ -340,7 +345,7 @@ class Exchange:
                 self._client.resume_reading()
 
     def _frame(self, body: bytes) -> bytes:
-        return b"%x\r\n%b\r\n" % (len(body), body) if self.request.chunked else body
+        return b"%x\r\n%b\r\n" % (len(body), body) if self.chunked else body
 
     def _remember(self, body: bytes) -> None:
         if self._replay is None:
@@ -380,7 +385,7 @@ class Exchange:
         """The request is complete."""
         self.body_complete = True
         if self._mode == _STREAM:
-            if self.request.chunked and self._connection is not None:
+            if self.chunked and self._connection is not None:
                 self._connection.write(b"0\r\n\r\n")
         elif self._mode == _COLLECT and self._collect_then is not None:
             self._collect_done(self._collect_then)
@@ -422,48 +427,48 @@ class Exchange:
         """The upstream reads again."""
         self._client.resume_reading()
 
-    def on_response_head(self, head: ResponseHead, remaining: int) -> None:
-        """The answer begins. `remaining`: bytes of its body, 1 when chunked, -1 until the upstream closes."""
-        if head.status == 503 and self._replay is not None and head.get("x-greenthread-not-run") == "true":
-            self._run_elsewhere()
-            return
-        if head.heartbeat and self._replay is not None:
-            self._answer_mode = _WATCHED
+    def on_response_head(self, head: ResponseHead, length: int | None, remaining: int) -> None:
+        """The answer begins. `length`: its Content-Length. `remaining`: bytes to come; 1 when chunked, -1 until the
+        upstream closes."""
+        if self._replay is not None:
+            if head.status == 503 and head.get("x-greenthread-not-run") == "true":
+                self._run_elsewhere()
+                return
+            if head.heartbeat:
+                self._answer_mode = _WATCHED
         if self._heartbeat is not None and self._heartbeat.begun:
             self._continue_stream(head)
             return
-        request = self.request
-        lines = [head.status_line, *head.lines]
-        no_body = request.method == "HEAD" or head.status in (204, 304)
-        if head.chunked or (remaining < 0 and not no_body):
-            if request.minor:
+        framing = b""
+        if length is not None:
+            if head.status != 204:
+                framing = b"Content-Length: %d\r\n" % length
+        elif head.chunked or remaining < 0:
+            if self.request.minor:
                 if head.status != 204:
-                    lines.append(b"Transfer-Encoding: chunked")
+                    framing = b"Transfer-Encoding: chunked\r\n"
                 if remaining < 0:
                     self._answer_mode = _CODED
             else:
                 self.decode_response = head.chunked
                 self.close = True
-        elif head.content_length is not None and head.status != 204:
-            lines.append(b"Content-Length: %d" % head.content_length)
-        self._make_head(head.status, lines)
+        self._make_head(head.status, head.text, framing)
 
-    def _make_head(self, status: int, lines: list[bytes]) -> None:
-        """Make an answer's head of `lines` and what this proxy adds. It is written with the first of its body."""
+    def _make_head(self, status: int, text: bytes, framing: bytes = b"") -> None:
+        """Make an answer's head of `text` (lines) and what is added here. It is written with the first of its body."""
         self.status = status
-        if self._route is not None:
-            for name, value in self._route.response_headers:
-                lines.append(f"{name}: {value}".encode("latin-1"))
+        if self._route is not None and self._route.response_headers:
+            text += _lines(self._route.response_headers)
         if self.response_lines is not None:
-            lines += self.response_lines
+            text = b"\r\n".join((text[:-2], *self.response_lines, b""))
         if self._server.draining or not (self.body_complete or self._client.may_discard()):
             self.close = True
         if self.close:
-            lines.append(b"Connection: close")
-        elif not self.request.minor:
-            lines.append(b"Connection: keep-alive")
-        lines.append(b"\r\n")
-        self._out = b"\r\n".join(lines)
+            self._out = b"%b%bConnection: close\r\n\r\n" % (text, framing)
+        elif self.request.minor:
+            self._out = b"%b%b\r\n" % (text, framing)
+        else:
+            self._out = b"%b%bConnection: keep-alive\r\n\r\n" % (text, framing)
 
     def flush(self) -> None:
         """Write the answer's head, if nothing has gone with it yet."""
@@ -554,7 +559,7 @@ class Exchange:
 
     def _read_on(self) -> None:
         """Read the whole body although the request waits, if there is room for it."""
-        length, server, heartbeat = self.request.content_length, self._server, self._heartbeat
+        length, server, heartbeat = self.content_length, self._server, self._heartbeat
         if heartbeat is None or heartbeat.reserved or length is None or length > server.settings.heartbeat_body_bytes:
             return
         if server.collected_bytes + length <= server.settings.max_collected_bytes:
@@ -571,9 +576,9 @@ class Exchange:
             b"Cache-Control: no-cache",
             b"X-Accel-Buffering: no",
             b"X-GreenThread-Heartbeat: " + format_duration(self._server.settings.heartbeat).encode("ascii"),
-            b"Transfer-Encoding: chunked",
+            b"",
         ]
-        self._make_head(200, lines)
+        self._make_head(200, b"\r\n".join(lines), b"Transfer-Encoding: chunked\r\n")
         self.status = 0  # the answer itself is still to come
 
     def beat(self) -> None:
@@ -630,14 +635,17 @@ class Exchange:
     def respond(self, answer: Respond) -> None:
         """Answer here. Ends the exchange."""
         self._drop_body()
-        lines = [f"HTTP/1.1 {answer.status} {reason(answer.status)}".encode("ascii"), self._server.date_line()]
-        lines += [f"{name}: {value}".encode("latin-1") for name, value in answer.headers]
-        body = answer.body
+        start = b"HTTP/1.1 %d %b\r\n%b\r\n" % (
+            answer.status,
+            reason(answer.status).encode("ascii"),
+            self._server.date_line(),
+        )
+        body, framing = answer.body, b""
         if answer.status not in (204, 304):
-            lines.append(b"Content-Length: %d" % len(body))
+            framing = b"Content-Length: %d\r\n" % len(body)
         else:
             body = b""
-        self._make_head(answer.status, lines)
+        self._make_head(answer.status, start + _lines(answer.headers), framing)
         if body and self.request.method != "HEAD":
             self._out += body
         self.flush()
@@ -706,3 +714,16 @@ class Exchange:
         self._leave(outcome)
         self._server.finished(self)
         self._client.exchange_done(self)
+
+
+def _forwarded_lines(request: RequestHead, route: Forward) -> bytes:
+    """The head for the upstream but for what may differ between two requests with this head: the body's framing, and
+    what is left of its terms."""
+    target = f"{route.path}?{request.query}" if request.query else route.path
+    lines = [f"{request.method} {target} HTTP/1.1".encode("ascii"), b"Host: " + request.host, *request.lines]
+    lines.append(b"Via: 1.1 greenthread" if request.minor else b"Via: 1.0 greenthread")
+    return b"\r\n".join(lines) + b"\r\n" + _lines(route.request_headers)
+
+
+def _lines(headers: Headers) -> bytes:
+    return b"".join([f"{name}: {value}\r\n".encode("latin-1") for name, value in headers])

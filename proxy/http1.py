@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from proxy.errors import HttpError, UpstreamError
 from proxy.paths import parse_target, valid_authority
@@ -67,7 +68,7 @@ def _kind(name: bytes) -> int:
 
 @dataclass(slots=True)
 class RequestHead:
-    """A request without its body."""
+    """A request without its body and the length of that. Shared by all requests with the same head: not changed."""
 
     method: str
     path: str
@@ -79,12 +80,13 @@ class RequestHead:
     host: bytes
     lines: list[bytes] = field(repr=False)
     """The end-to-end header fields as sent (`Name: value`): without Host, framing and hop-by-hop fields."""
-    content_length: int | None
     chunked: bool
     keep_alive: bool
     expect_continue: bool
     terms: list[bytes] | None = None
     """The fields of proxy.terms as sent; None when there are none."""
+    forwarded: tuple[Any, bytes] | None = field(default=None, repr=False, compare=False)
+    """The route it took last, and the beginning of the head that went to the upstream then."""
 
     def get(self, name: str) -> str | None:
         """The value of an end-to-end header field (several are joined by ", "), None when absent."""
@@ -146,8 +148,11 @@ def _parse_request_line(line: bytes) -> tuple[str, str, str, int, bytes | None]:
     return start
 
 
-def parse_request_head(head: bytes, max_fields: int) -> RequestHead:
-    """Parse a request head (without its final CRLF CRLF). Raises HttpError for anything malformed or ambiguous."""
+def parse_request_head(head: bytes, max_fields: int) -> tuple[RequestHead, int | None]:
+    """Parse a request head (without its final CRLF CRLF): what it says, and its Content-Length.
+
+    Raises HttpError for anything malformed or ambiguous.
+    """
     lines = _split(head)
     if lines is None:
         raise HttpError(400, "The request head has a control character or a line that does not end in CRLF.")
@@ -208,24 +213,29 @@ def parse_request_head(head: bytes, max_fields: int) -> RequestHead:
     if options:
         keep_alive = b"close" not in options and (keep_alive or b"keep-alive" in options)
         keep = _without(keep, options)
-    return RequestHead(
-        method, path, query, minor, authority or host or b"", keep, length, chunked, keep_alive, expect, terms
+    request = RequestHead(
+        method, path, query, minor, authority or host or b"", keep, chunked, keep_alive, expect, terms
     )
+    return request, length
 
 
 @dataclass(slots=True)
 class ResponseHead:
-    """An upstream's response without its body."""
+    """An upstream's response without its body and the length of that. Shared by all responses with the same head."""
 
     status: int
     status_line: bytes
     lines: list[bytes]
     """The end-to-end header fields as sent, without framing and hop-by-hop fields."""
-    content_length: int | None
     chunked: bool
     keep_alive: bool
     heartbeat: bool = False
     """It began before the request was run: the body may say that it was not run after all."""
+    text: bytes = field(init=False, repr=False)
+    """Status line and `lines`, as they go on."""
+
+    def __post_init__(self) -> None:
+        self.text = b"\r\n".join([self.status_line, *self.lines, b""])
 
     def get(self, name: str) -> str | None:
         """The value of the first header field of this name, None when absent."""
@@ -248,8 +258,11 @@ def _parse_status_line(line: bytes) -> tuple[int, int]:
     return found
 
 
-def parse_response_head(head: bytes) -> ResponseHead:
-    """Parse a response head (without its final CRLF CRLF). Raises UpstreamError for anything malformed or ambiguous."""
+def parse_response_head(head: bytes) -> tuple[ResponseHead, int | None]:
+    """Parse a response head (without its final CRLF CRLF): what it says, and its Content-Length.
+
+    Raises UpstreamError for anything malformed or ambiguous.
+    """
     lines = _split(head)
     if lines is None:
         raise UpstreamError("it does not answer in HTTP/1.1")
@@ -288,7 +301,7 @@ def parse_response_head(head: bytes) -> ResponseHead:
         keep_alive = keep_alive and b"close" not in options
         keep = _without(keep, options)
     status_line = lines[0] if minor == 1 else b"HTTP/1.1" + lines[0][8:]
-    return ResponseHead(status, status_line, keep, length, chunked, keep_alive, heartbeat)
+    return ResponseHead(status, status_line, keep, chunked, keep_alive, heartbeat), length
 
 
 def _chunk_size(line: bytes) -> int:

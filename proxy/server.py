@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from proxy.client import ClientConnection
 from proxy.exchange import Exchange
 from proxy.hangup import Hangups
+from proxy.heads import Heads
+from proxy.http1 import RequestHead, parse_request_head
 from proxy.routes import Router
 from proxy.settings import Settings
 from proxy.upstream import Pool
@@ -53,6 +55,9 @@ class ProxyServer:
         self.draining = False
         self.loop = asyncio.get_running_loop()
         self.pool = Pool(self.loop, self.settings)
+        self.request_heads: Heads[RequestHead] = Heads(
+            lambda head: parse_request_head(head, self.settings.max_header_fields)
+        )
         self.hangups = Hangups(self.loop)
         self._on_finish = on_finish
         self._listener: asyncio.Server | None = None

@@ -8,6 +8,7 @@ import socket
 from typing import TYPE_CHECKING, cast
 
 from proxy.errors import UpstreamError
+from proxy.heads import Heads
 from proxy.http1 import ChunkedDecoder, ResponseHead, parse_response_head
 from proxy.routes import Upstream
 from proxy.settings import Settings
@@ -143,7 +144,7 @@ class UpstreamConnection(asyncio.Protocol):
                     raise UpstreamError("its response head is too long")
                 self._buffer = data
                 return None
-            head = parse_response_head(data[:end])
+            head, length = self._pool.heads.read(data[:end])
             data = data[end + 4 :]
             if head.status >= 200:
                 break
@@ -157,11 +158,11 @@ class UpstreamConnection(asyncio.Protocol):
         elif head.chunked:
             self._decoder = ChunkedDecoder()
             self._remaining = 1
-        elif head.content_length is not None:
-            self._remaining = head.content_length
+        elif length is not None:
+            self._remaining = length
         else:
             self._remaining = -1
-        exchange.on_response_head(head, self._remaining)
+        exchange.on_response_head(head, length, self._remaining)
         return data if self.exchange is exchange else None
 
     def _read_body(self, exchange: Exchange, data: bytes) -> None:
@@ -213,6 +214,7 @@ class Pool:
         self._settings = settings
         self._idle: dict[Upstream, list[UpstreamConnection]] = {}
         self.open: set[UpstreamConnection] = set()
+        self.heads: Heads[ResponseHead] = Heads(parse_response_head)
 
     def take(self, upstream: Upstream) -> UpstreamConnection | None:
         """The connection used last, if an idle one is known to be good."""
