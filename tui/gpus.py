@@ -13,7 +13,7 @@ from greenthread.snapshot import GpuRow, ModelRow, Shown
 from greenthread.units import short_bytes, short_duration
 from tui import bars, facts
 from tui.bars import Form
-from tui.cells import BLOCKS, Line, cut, spark
+from tui.cells import Line, cut, spark
 from tui.columns import Column, Field, fit, heading
 from tui.facts import KeyHint
 from tui.page import Page
@@ -88,10 +88,7 @@ class Gpus(Page):
         if kind == "node":
             return node_lines(name, [row for row in view.snapshot.gpus if row.gpu.node == name], view, width)
         row = next((row for row in view.snapshot.gpus if row.gpu.name == name), None)
-        if row is None:
-            return []
-        lines = gpu_lines(row, view, width)
-        return lines + _utilization(row.gpu, view, width, self._detail.size.height - len(lines) - 1)
+        return gpu_lines(row, view, width) if row is not None else []
 
     def hints(self, view: View, row: ModelRow | None) -> list[KeyHint]:
         one = self.selected_gpu is not None
@@ -440,31 +437,7 @@ class OneGpu(Page):
         model = view.snapshot.model(*self.selected) if self.selected is not None else None
         self._why.show(facts.reasons(width, why_rows, model, view))
         lines = [*waiting_lines(row, view, room), *_measured(gpu, view, room)]
-        lines += _utilization(gpu, view, room, max(left - len(lines) - 2, 0))
         self._rest.show(len(lines), lines.__getitem__)
 
     def hints(self, view: View, row: ModelRow | None) -> list[KeyHint]:
         return [KeyHint("esc", "back", True, "screen.back"), *self.model_hints(row)]
-
-
-def _utilization(gpu: Gpu, view: View, width: int, height: int) -> list[Line]:
-    """Utilization over time as an area, newest right; nothing where there is no room for three rows."""
-    history = view.data.utilization(gpu.name)
-    if height < 4 or len(history) < 2:
-        return []
-    palette = view.palette
-    rows = min(height - 1, 8)
-    cells = width - 8
-    values = list(history[-cells:])
-    lines = [Line(width) for _ in range(rows + 2)]
-    for y in range(rows):
-        floor = (rows - 1 - y) / rows * 100
-        for x, value in enumerate(values):
-            share = ((value or 0.0) - floor) * rows / 100
-            if share > 0.02:
-                lines[1 + y].put(7 + cells - len(values) + x, BLOCKS[min(int(share * 7.999), 7)], palette.spark)
-    lines[1].end(6, "100%", palette.dim)
-    lines[rows].end(6, "0%", palette.dim)
-    lines[-1].end(width - 1, "now", palette.dim)
-    lines[-1].put(7 + cells - len(values), f"-{short_duration(len(values) * 5)}", palette.dim)
-    return lines
