@@ -137,6 +137,16 @@ def decide(want: Want, gpus: Sequence[Gpu], now: datetime) -> Decision:
     return Wait(obstacles, until=later, coming=_coming_models(gpus, want.pod))
 
 
+def fits(want: Want, gpu: Gpu) -> bool:
+    """Whether ``want`` may claim this GPU: the lock is free if it takes one, and there is room for it and the older."""
+    return _room(want, gpu) >= want.need + _older(want, gpu) and not _locked(want, gpu)
+
+
+def somebody_older(want: Want, gpu: Gpu) -> bool:
+    """Whether a claim of ``want`` here would pass somebody who waits longer."""
+    return any(intent.pod != want.pod and intent.age < want.age for intent in gpu.intents)
+
+
 def coming(gpu: Gpu, named: Iterable[PodRef] | None = None, waiter: PodRef | None = None) -> int:
     """Bytes on their way: occupants deactivating, or named as victims and still free to obey."""
     names = frozenset(_named([gpu])) if named is None else named
@@ -204,17 +214,20 @@ def _older(want: Want, gpu: Gpu) -> int:
     return sum(intent.requested for intent in gpu.intents if intent.pod != want.pod and intent.age < want.age)
 
 
+def _locked(want: Want, gpu: Gpu) -> bool:
+    return want.lock and gpu.wake_lock is not None and gpu.wake_lock.holder != want.pod
+
+
 def _most_room(want: Want, gpu: Gpu) -> int:
     """Room if every occupant that can be preempted slept."""
     return gpu.total - gpu.foreign - sum(o.reserved for o in gpu.occupants if o.popular and o.pod != want.pod)
 
 
 def _obstacle(want: Want, gpu: Gpu, now: datetime) -> Obstacle | None:
+    if fits(want, gpu):
+        return None
     free, older = _room(want, gpu), _older(want, gpu)
     lock = gpu.wake_lock
-    locked = want.lock and lock is not None and lock.holder != want.pod
-    if free >= want.need + older and not locked:
-        return None
     blockers = tuple(
         Blocker(o.pod, o.model, o.reserved, _why_it_stays(o, gpu, now))
         for o in gpu.occupants
@@ -222,7 +235,7 @@ def _obstacle(want: Want, gpu: Gpu, now: datetime) -> Obstacle | None:
     )
     waiting = [i.model for i in sorted(gpu.intents, key=lambda i: i.age) if i.pod != want.pod and i.age < want.age]
     holder = ""
-    if locked and lock is not None:
+    if lock is not None and _locked(want, gpu):
         occupant = gpu.occupant(lock.holder)
         holder = occupant.model if occupant else str(lock.holder)
     return Obstacle(gpu, want.need, free, older, blockers, tuple(waiting), holder)

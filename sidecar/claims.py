@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from greenthread import fairness
 from greenthread.clock import Clock
 from greenthread.fairness import Want
 from greenthread.gpu import Gpu, Intent, Occupant, PodRef, State, WakeLock
@@ -101,6 +102,7 @@ class Claims:
     async def claim(self, want: Want, occupant: Occupant) -> None:
         """Claims on every GPU in ascending order, or on none. Refused: some write was not taken, nothing is held.
 
+        Each write rests on the rule for that GPU, read again: what came since the first one is not passed over.
         After any other error something may be held: see ``holding``. ``occupant`` is the entry to write (waking or
         converting, bytes reserved).
         """
@@ -216,8 +218,14 @@ class Claims:
     # -- patches: pure ------------------------------------------------------------------------------------------
 
     def _claim_patch(self, obj: dict[str, Any], gpu: Gpu, want: Want, occupant: Occupant) -> Patch:
+        if not fairness.fits(want, gpu):
+            raise Refused(f"{gpu.name} has no room for it and the older any more")
         status = obj["status"]
         ops: Patch = [_test("/status/preemptionIntents", status.get("preemptionIntents"))]
+        if fairness.somebody_older(want, gpu):
+            # The API server sees to it that this claim fits, but not that there is room for the older beside it; and a
+            # boot's claim, which takes no lock, shows in the occupants alone.
+            ops.append(_test("/status/occupants", status.get("occupants")))
         if want.lock:
             ops.append(_test("/status/wakeLock", status.get("wakeLock")))
             lock = WakeLock(self.pod, self._clock.now())
