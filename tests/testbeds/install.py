@@ -6,6 +6,7 @@ Does only what is not done yet, and two runs at once wait for each other. README
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import subprocess
@@ -17,11 +18,15 @@ from pathlib import Path
 
 from tests.testbeds.programs import (
     BUILT,
+    CRDS,
+    HELM,
     KUBERNETES_MODULE,
     VLLM,
     Missing,
+    crds_folder,
     find,
     find_vllm,
+    helm_folder,
     kubernetes_folder,
     kubernetes_version,
     vllm_complete,
@@ -45,20 +50,11 @@ def install_kube() -> None:
 
 
 def _build(name: str, folder: Path) -> None:
-    go = shutil.which("go")
-    if go is None:
-        raise Missing(
-            f"{name} is built with Go, and there is no `go` on the PATH. Install Go {GO}, "
-            f"or point KUBEBUILDER_ASSETS at a folder that holds {name} {kubernetes_version()}."
-        )
+    go = _go(f"point KUBEBUILDER_ASSETS at a folder that holds {name} {kubernetes_version()}")
     version = kubernetes_version()
     major, minor, _ = version.lstrip("v").split(".")
     stamp = {"gitVersion": version, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
     flags = ["-s", "-w", *(f"-X=k8s.io/component-base/version.{key}={value}" for key, value in stamp.items())]
-    environment = {**os.environ, "CGO_ENABLED": "0"}
-    local = subprocess.run([go, "env", "GOVERSION"], cwd="/", capture_output=True, text=True).stdout.strip()
-    if not local.startswith(f"go{GO}"):
-        environment["GOTOOLCHAIN"] = GO_RELEASE
     partial = folder / f".{name}.partial"
     _say(f"building {name} {version} (about 4 minutes on 2 cores, once)")
     command = [
@@ -71,8 +67,45 @@ def _build(name: str, folder: Path) -> None:
         str(partial),
         f"k8s.io/kubernetes/cmd/{name}",
     ]
-    run_quietly(command, f"building {name}", cwd=KUBERNETES_MODULE, env=environment)
+    run_quietly(command, f"building {name}", cwd=KUBERNETES_MODULE, env=_go_environment(go))
     partial.rename(folder / name)
+
+
+def _go(otherwise: str) -> str:
+    """The command `go`; Missing when there is none, with what to do."""
+    go = shutil.which("go")
+    if go is None:
+        raise Missing(f"this is built with Go, and there is no `go` on the PATH. Install Go {GO}, or {otherwise}.")
+    return go
+
+
+def _go_environment(go: str) -> dict[str, str]:
+    environment = {**os.environ, "CGO_ENABLED": "0"}
+    local = subprocess.run([go, "env", "GOVERSION"], cwd="/", capture_output=True, text=True).stdout.strip()
+    if not local.startswith(f"go{GO}"):
+        environment["GOTOOLCHAIN"] = GO_RELEASE
+    return environment
+
+
+def install_chart() -> None:
+    """Helm; CRDs of the Gateway API and the Prometheus Operator. Raises `Missing` with what a person must do."""
+    with locked(helm_folder()) as folder:
+        if find("helm") is None:
+            go = _go(f"put helm {HELM} into {folder}")
+            _say(f"building helm {HELM} (about 2 minutes on 2 cores, once)")
+            environment = _go_environment(go) | {"GOBIN": str(folder)}
+            run_quietly([go, "install", f"helm.sh/helm/v3/cmd/helm@v{HELM}"], "building helm", env=environment)
+    for name, (module, version, where) in CRDS.items():
+        with locked(crds_folder(name)) as folder:
+            if any(folder.glob("*.yaml")):
+                continue
+            go = _go(f"put the CRDs of {name} {version} into {folder}")
+            command = [go, "mod", "download", "-json", f"{module}@{version}"]
+            done = subprocess.run(command, cwd="/", env=_go_environment(go), capture_output=True, text=True)
+            if done.returncode:
+                raise Missing(f"downloading {module} failed:\n{done.stdout}{done.stderr}")
+            for file in sorted((Path(json.loads(done.stdout)["Dir"]) / where).glob("*.yaml")):
+                (folder / file.name).write_text(file.read_text())
 
 
 def install_vllm() -> None:
@@ -103,7 +136,9 @@ def apt_install(program: str, package: str) -> None:
     _say(f"installing {package}")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     run_quietly([apt, "update", "-qq"], "apt-get update", env=environment)
-    run_quietly([apt, "install", "-y", "-qq", "--no-install-recommends", package], f"installing {package}", env=environment)
+    run_quietly(
+        [apt, "install", "-y", "-qq", "--no-install-recommends", package], f"installing {package}", env=environment
+    )
 
 
 def run_quietly(command: list[str], what: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
@@ -130,7 +165,7 @@ def _say(text: str) -> None:
     print(f"testbeds: {text}", file=sys.stderr, flush=True)
 
 
-BEDS: dict[str, Callable[[], None]] = {"kube": install_kube, "vllm": install_vllm}
+BEDS: dict[str, Callable[[], None]] = {"kube": install_kube, "chart": install_chart, "vllm": install_vllm}
 
 
 def main(names: list[str]) -> int:

@@ -15,6 +15,16 @@ from typing import NoReturn
 KUBERNETES_MODULE = Path(__file__).parent / "kubernetes"
 BUILT = ("kube-apiserver", "kube-controller-manager")
 VLLM = "0.32.0"
+HELM = "3.22.0"
+#: Go modules that carry CRDs, with the folder that they are in.
+CRDS = {
+    "gateway-api": ("sigs.k8s.io/gateway-api", "v1.6.3", "config/crd/standard"),
+    "prometheus-operator": (
+        "github.com/prometheus-operator/prometheus-operator",
+        "v0.85.0",
+        "example/prometheus-operator-crd",
+    ),
+}
 
 
 class Missing(Exception):
@@ -42,14 +52,32 @@ def kubernetes_folder() -> Path:
     return cache() / f"kubernetes-{kubernetes_version()}"
 
 
+def helm_folder() -> Path:
+    """Where Helm of our version is kept once built."""
+    return cache() / f"helm-{HELM}"
+
+
+def crds_folder(name: str) -> Path:
+    """Where the CRDs of another project (a key of `CRDS`) are kept."""
+    return cache() / f"crds-{name}-{CRDS[name][1]}"
+
+
+def need_crds(name: str) -> list[Path]:
+    """The files of those CRDs, or `Missing` with the command that gets them."""
+    found = sorted(crds_folder(name).glob("*.yaml"))
+    if not found:
+        raise Missing(f"the CRDs of {name} are not here. Get them with `python -m tests.testbeds.install chart`.")
+    return found
+
+
 def find(name: str) -> Path | None:
     """The program `name`, or None: from `KUBEBUILDER_ASSETS`, the cache, or (what we need not build) the PATH."""
     assets = os.environ.get("KUBEBUILDER_ASSETS")
-    folders = ([Path(assets)] if assets else []) + [kubernetes_folder()]
+    folders = ([Path(assets)] if assets else []) + [kubernetes_folder(), helm_folder()]
     for folder in folders:
         if os.access(folder / name, os.X_OK):
             return folder / name
-    on_path = None if name in BUILT else shutil.which(name)
+    on_path = None if name in (*BUILT, "helm") else shutil.which(name)
     return Path(on_path) if on_path else None
 
 
@@ -57,7 +85,8 @@ def need(name: str) -> Path:
     """The program `name`, or `Missing` with the command that gets it."""
     program = find(name)
     if program is None:
-        raise Missing(f"{name} is not on this machine. Get it with `python -m tests.testbeds.install kube`.")
+        bed = "chart" if name == "helm" else "kube"
+        raise Missing(f"{name} is not on this machine. Get it with `python -m tests.testbeds.install {bed}`.")
     return program
 
 

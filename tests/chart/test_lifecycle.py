@@ -1,0 +1,137 @@
+"""Installed, upgraded, rolled back and removed by the real Helm, on a real kube-apiserver and controller manager."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chart.conftest import CHART, NAMESPACE, render
+from tests.testbeds.kube import GARBAGE_COLLECTION, RealApi
+from tests.testbeds.programs import Missing, need, need_crds, skip_or_fail
+
+pytestmark = pytest.mark.real
+
+MODEL = {
+    "apiVersion": "greenthread.ai/v1alpha1",
+    "kind": "Model",
+    "metadata": {"name": "llama", "namespace": "team-a"},
+    "spec": {"modelName": "meta-llama/Llama-3.1-8B-Instruct"},
+}
+OPTIONS = ["--set", "modelNamespaces={team-a}"]
+FULL = [*OPTIONS, "--set", "gateway.enabled=true,monitoring.enabled=true,apiserver.autoscaling.enabled=true"]
+
+
+@pytest.fixture(scope="module", params=["bare cluster", "with Gateway API and Prometheus Operator"])
+def cluster(request: pytest.FixtureRequest) -> Iterator[tuple[RealApi, bool]]:
+    """An API server, and whether it has the other projects' CRDs."""
+    others = request.param != "bare cluster"
+    try:
+        bed = RealApi(GARBAGE_COLLECTION)
+        files = [file for name in ("gateway-api", "prometheus-operator") for file in need_crds(name)] if others else []
+        need("helm")
+    except Missing as missing:
+        skip_or_fail(missing)
+    with bed as api:
+        for file in files:
+            api.kubectl("apply", "--server-side", "-f", str(file))
+        api.kubectl("create", "namespace", "team-a")
+        yield api, others
+
+
+def helm(api: RealApi, *arguments: str) -> str:
+    command = [str(need("helm")), "--kubeconfig", str(api.kubeconfig), "--namespace", NAMESPACE, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def objects(api: RealApi) -> set[str]:
+    """Everything in the cluster as kind/namespace/name, but for what the API server keeps for itself."""
+    found: set[str] = set()
+    for line in api.kubectl("api-resources", "--verbs=list", "-o", "name").split():
+        if line.startswith(("events", "leases", "componentstatuses", "apiservices")):
+            continue
+        listing = json.loads(api.kubectl("get", line, "-A", "-o", "json"))
+        for item in listing["items"]:
+            meta = item["metadata"]
+            if meta["name"].startswith("sh.helm.release."):
+                continue
+            found.add(f"{line}/{meta.get('namespace', '')}/{meta['name']}")
+    return found
+
+
+def previous(folder: Path) -> Path:
+    """The chart as an earlier release might have been: an older CRD, no policy for agents, an object since gone."""
+    chart = folder / "greenthread"
+    shutil.copytree(CHART, chart)  # follows the link to the CRDs
+    text = (chart / "Chart.yaml").read_text()
+    (chart / "Chart.yaml").write_text(text.replace("version: 0.1.0", "version: 0.0.9"))
+    crd = chart / "files" / "crds" / "gpus.greenthread.ai.yaml"
+    lines = crd.read_text().splitlines(keepends=True)
+    crd.write_text("".join(line for line in lines if "{name: Waking," not in line))
+    (chart / "templates" / "access" / "agent-policy.yaml").unlink()
+    (chart / "templates" / "gone.yaml").write_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: gone}\n")
+    return chart
+
+
+def columns(api: RealApi) -> str:
+    return api.kubectl(
+        "get", "crd", "gpus.greenthread.ai", "-o", "jsonpath={.spec.versions[0].additionalPrinterColumns}"
+    )
+
+
+def test_install_upgrade_rollback_uninstall(cluster: tuple[RealApi, bool], tmp_path: Path) -> None:
+    api, others = cluster
+    before = objects(api)
+
+    helm(api, "install", "greenthread", str(previous(tmp_path)), "--create-namespace", *OPTIONS)
+    assert "Waking" not in columns(api)
+    api.kubectl("apply", "-f", "-", stdin=json.dumps(MODEL))
+
+    notes = helm(api, "upgrade", "greenthread", str(CHART), *(FULL if others else OPTIONS))
+    assert "kubectl greenthread top" in notes
+    assert "Waking" in columns(api), "an upgrade upgrades the CRDs"
+    upgraded = objects(api)
+    assert f"configmaps/{NAMESPACE}/gone" not in upgraded
+    assert any("validatingadmissionpolicies" in name and "greenthread-agent" in name for name in upgraded)
+    assert any("gateways" in name for name in upgraded) is others
+    assert any("podmonitors" in name for name in upgraded) is others
+
+    helm(api, "rollback", "greenthread", "1")
+    assert f"configmaps/{NAMESPACE}/gone" in objects(api)
+    helm(api, "rollback", "greenthread", "2")
+    assert objects(api) == upgraded
+
+    helm(api, "uninstall", "greenthread")
+    left = objects(api) - before
+    kept = {
+        "customresourcedefinitions.apiextensions.k8s.io//gpus.greenthread.ai",
+        "customresourcedefinitions.apiextensions.k8s.io//models.greenthread.ai",
+        "models.greenthread.ai/team-a/llama",
+        f"namespaces//{NAMESPACE}",
+    }
+    # the controller manager's own, in a namespace that is new
+    left = {name for name in left if "kube-root-ca.crt" not in name and not name.endswith("/default")}
+    assert left == kept, "Models and their CRDs stay, nothing else"
+
+    helm(api, "install", "greenthread", str(CHART), *OPTIONS)
+    assert "models.greenthread.ai/team-a/llama" in objects(api), "a new installation takes over what was kept"
+    helm(api, "uninstall", "greenthread")
+    api.kubectl("delete", "crd", "models.greenthread.ai", "gpus.greenthread.ai")
+
+
+def test_every_object_passes_strict_validation_on_the_server(cluster: tuple[RealApi, bool]) -> None:
+    api, others = cluster
+    api.request("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
+    api.kubectl("apply", "--server-side", "--validate=strict", "-f", str(CHART.parents[1] / "crds"))
+    values = [word for word in (FULL if others else OPTIONS) if word != "--set"]
+    apis = ("gateway.networking.k8s.io/v1", "monitoring.coreos.com/v1") if others else ()
+    text = render(*values, "huggingfaceToken=x", apis=apis)
+    api.kubectl(
+        "apply", "--server-side", "--validate=strict", "--dry-run=server", "--force-conflicts", "-f", "-", stdin=text
+    )
