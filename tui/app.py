@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import tzinfo
+from pathlib import Path
 from typing import Any, ClassVar
 
 import click
@@ -24,11 +26,15 @@ from greenthread.kube.errors import KubeError
 from greenthread.snapshot import ModelRow, Shown
 from tui import commands
 from tui.actions import ACTION_KEYS, Action, action, why_not
-from tui.data import ClusterData
+from tui.data import ClusterData, Link
 from tui.dialogs import Confirm, Help
+from tui.history import History
+from tui.known import Known
 from tui.page import Page
 from tui.pages import FIRST, PAGES
 from tui.theme import PLAIN, THEMES, Colours, Palette
+from tui.then import Moment
+from tui.travel import Travel
 from tui.view import View, holders
 from tui.wakes import Key
 
@@ -56,6 +62,16 @@ class Dashboard(App[None]):
         Binding("l", "logs", show=False),
         Binding("y", "yaml", show=False),
         Binding("c", "copy", show=False),
+        Binding("left_square_bracket", "time(-1)", show=False),
+        Binding("right_square_bracket", "time(1)", show=False),
+        Binding("left_curly_bracket", "time(-1, 'minute')", show=False),
+        Binding("right_curly_bracket", "time(1, 'minute')", show=False),
+        Binding("left_parenthesis", "time(-1, 'wake')", show=False),
+        Binding("right_parenthesis", "time(1, 'wake')", show=False),
+        Binding("space", "play", show=False),
+        Binding("plus", "faster(1)", show=False),
+        Binding("minus", "faster(-1)", show=False),
+        Binding("end", "now", show=False, priority=True),
     ]
 
     def __init__(
@@ -67,11 +83,13 @@ class Dashboard(App[None]):
         kubectl_flags: Sequence[str] = (),
         zone: tzinfo | None = None,
         ascii_only: bool = False,
+        replay: bool = False,
     ) -> None:
         """`kubectl_flags`: what makes the shown commands speak to the same cluster; `zone`: of times, None: local."""
         self.palette = THEMES[theme]  # the style sheet asks for it at once
         super().__init__()
         self.data, self.readonly = data, readonly
+        self.travel = Travel(data, only_past=replay)
         #: Only models of this namespace are shown; None: all.
         self.namespace: str | None = None
         #: What replaces signs that the terminal lacks; None: it has them.
@@ -90,7 +108,12 @@ class Dashboard(App[None]):
     @property
     def acts(self) -> bool:
         """Whether the keys that change something work."""
-        return not self.readonly
+        return not self.readonly and self.travel.past is None
+
+    @property
+    def known(self) -> Known:
+        """The cluster at the moment that is shown."""
+        return self.travel.past.known if self.travel.past is not None else self.data
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         return _variables(self.palette)
@@ -121,8 +144,12 @@ class Dashboard(App[None]):
         began = loop.time()
         if began < self._not_before:
             return
+        if self.data.notice:
+            self.notify(self.data.notice, severity="error", timeout=30, markup=False)
+            self.data.notice = ""
         second = int(self.data.clock.now().timestamp())
-        if self.data.take_changes() or self._moving or second != self._second:
+        changed = bool(self.data.take_changes()) and self.travel.past is None
+        if self.travel.tick() or changed or self._moving or second != self._second:
             self._second = second
             self.paint()
             # keys come first: a large cluster that changes all the time takes a third of the time at most
@@ -133,20 +160,51 @@ class Dashboard(App[None]):
         page = self.page
         if page is not None:
             view = self.view()
-            self._moving = any(row.state in _MOVING for row in view.snapshot.models) and view.link.state == "live"
+            live = view.then is None and view.link.state == "live"
+            self._moving = live and any(row.state in _MOVING for row in view.snapshot.models)
             page.show(view)
 
     def view(self) -> View:
-        snapshot = self.data.snapshot()
+        travel, known = self.travel, self.known
+        snapshot = known.snapshot()
         return View(
             snapshot=snapshot,
-            data=self.data,
-            link=self.data.link,
+            data=known,
+            link=self.data.link if travel.past is None else Link("live", None),
+            then=None
+            if travel.past is None
+            else Moment(travel.past, travel.now, travel.only_past, travel.speed if travel.going else 0.0),
             palette=self.palette,
             colours=self._colours.assign(holders(snapshot), len(self.palette.occupants)),
             context=self._cluster,
             zone=self._zone,
         )
+
+    # time
+
+    def action_time(self, by: int, to: str = "change") -> None:
+        """To the next (1) or last (-1) change, minute or wake."""
+        if said := self.travel.step(by, to):
+            self.notify(said, markup=False)
+        self.paint()
+
+    def action_now(self) -> None:
+        """Back to now."""
+        if self.travel.past is None or isinstance(self.focused, Input):
+            raise SkipAction
+        self.travel.leave()
+        self.paint()
+
+    def action_play(self) -> None:
+        """Lets the past go on, or stops it."""
+        self.travel.toggle()
+        self.paint()
+
+    def action_faster(self, by: int) -> None:
+        """Lets the past go on faster (1) or slower (-1)."""
+        if self.travel.past is not None:
+            self.travel.faster(by)
+            self.paint()
 
     # pages
 
@@ -257,7 +315,7 @@ class Dashboard(App[None]):
 
     def namespaces(self) -> list[str]:
         """Of the models, the most used first."""
-        return [name for name, _ in sorted(Counter(row.namespace for row in self.data.snapshot().models).items(),
+        return [name for name, _ in sorted(Counter(row.namespace for row in self.known.snapshot().models).items(),
                                            key=lambda item: (-item[1], item[0]))]  # fmt: skip
 
     def action_namespace(self, number: int) -> None:
@@ -285,7 +343,7 @@ class Dashboard(App[None]):
         return commands.complete(text, self.acts, self._names())
 
     def _names(self) -> dict[str, list[str]]:
-        snapshot = self.data.snapshot()
+        snapshot = self.known.snapshot()
         models = [(row.namespace, row.name) for row in snapshot.models if self.namespace in (None, row.namespace)]
         several = len({namespace for namespace, _ in models}) > 1
         names = [f"{namespace}/{name}" if several else name for namespace, name in models]
@@ -351,7 +409,7 @@ class Dashboard(App[None]):
                 raise commands.Unclear("no model is selected: name one")
             return page.selected
         keys = {}
-        for row in self.data.snapshot().models:
+        for row in self.known.snapshot().models:
             keys[f"{row.namespace}/{row.name}"] = (row.namespace, row.name)
         if self.namespace is not None and f"{self.namespace}/{given[0]}" in keys:
             return (self.namespace, given[0])
@@ -427,6 +485,17 @@ def _textual_theme(palette: Palette) -> Theme:
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
+        click.option(
+            "--history",
+            "memory",
+            metavar="SIZE",
+            default="64Mi",
+            show_default=True,
+            callback=_size,
+            help="Memory for the past; the oldest is forgotten first.",
+        ),
+        click.option("--replay", metavar="FILE", help="Show a recording; no cluster is needed."),
+        click.option("--record", metavar="FILE", help="Also write the past to FILE, compressed if it ends in .gz."),
         click.option("--readonly", is_flag=True, help="Show only; the keys that act are off."),
         click.option("--theme", type=click.Choice(list(THEMES)), default="dark", show_default=True, help="Colours."),
         click.option("--ascii", "ascii_only", is_flag=True, help="Only ASCII signs (the default without UTF-8)."),
@@ -439,6 +508,14 @@ def _options(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         function = option(function)
     return function
+
+
+def _size(_: click.Context, option: click.Parameter, text: str) -> int:
+    """Bytes of a size such as 64Mi."""
+    found = re.fullmatch(r"(\d{1,9})(Ki|Mi|Gi)?B?", text)
+    if found is None:
+        raise click.BadParameter(f"{text!r} is no size such as 64Mi or 1Gi")
+    return max(int(found[1]) * {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}.get(found[2], 1), 2**20)
 
 
 def only_ascii(environ: Mapping[str, str] = os.environ) -> bool:
@@ -457,21 +534,35 @@ def _run(
     theme: str,
     readonly: bool,
     ascii_only: bool,
+    record: str | None,
+    replay: str | None,
+    memory: int,
 ) -> int:
     """Until the user quits. KubeError when the kubeconfig cannot be used."""
+    if record and replay:
+        raise click.UsageError("--record and --replay exclude each other: a recording is not recorded again")
     if not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):  # Textual paints on stderr
         raise click.ClickException("this needs a terminal; `top` prints the same once")
-    config = load_config(kubeconfig, context, cluster, user)
-    given = {"kubeconfig": kubeconfig, "context": context, "cluster": cluster, "user": user}
-    data = ClusterData(AsyncClient(config), None if all_namespaces else namespace, namespace or config.namespace)
-    app = Dashboard(
-        data,
-        config.context or config.server,
-        theme,
-        readonly,
-        [f"--{name}={value}" for name, value in given.items() if value],
-        ascii_only=ascii_only or only_ascii(),
-    )
+    ascii_only = ascii_only or only_ascii()
+    history, recorder = History(memory), None
+    if replay:
+        from tui.replay import open_recording
+
+        recording = open_recording(Path(replay), history)
+        app = Dashboard(recording, recording.context, theme, readonly=True, ascii_only=ascii_only, replay=True)
+    else:
+        config = load_config(kubeconfig, context, cluster, user)
+        if record:
+            from tui.replay import go_on_recording
+
+            recorder = go_on_recording(Path(record), history)
+        given = {"kubeconfig": kubeconfig, "context": context, "cluster": cluster, "user": user}
+        data = ClusterData(
+            AsyncClient(config), None if all_namespaces else namespace, namespace or config.namespace,
+            history=history, recorder=recorder, context=config.context or config.server,
+        )  # fmt: skip
+        flags = [f"--{name}={value}" for name, value in given.items() if value]
+        app = Dashboard(data, data.context, theme, readonly, flags, ascii_only=ascii_only)
     app.run()
     if app.failure is not None:
         raise app.failure

@@ -61,7 +61,8 @@ class ClusterData(Known):
         self.history = history or History()
         self.notice = ""
         """What went wrong beside the connection, for people; who tells it empties it."""
-        self._recorder, self._context = recorder, context
+        self.context = context
+        self._recorder = recorder
         self._fallback = fallback_namespace
         self._reflectors: dict[str, Reflector] = {}
         self._changed: set[str] = set()
@@ -164,7 +165,7 @@ class ClusterData(Known):
         while len(self._reflectors) < len(KINDS) or not all(map(heard_of, self._reflectors.values())):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         now = self.clock.now().timestamp()
-        self.history.begin(now, self.state(), context=self._context, namespace=self.namespace)
+        self.history.begin(now, self.state(), context=self.context, namespace=self.namespace)
         self._begun = True
 
     async def _sample(self) -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from greenthread.snapshot import ModelRow, Shown, next_step, place, why
 from greenthread.units import short_duration
+from tui import then
 from tui.cells import Line, cut, wrap
 from tui.data import Told
 from tui.theme import GLYPHS
@@ -43,6 +44,8 @@ def header(width: int, view: View, readonly: bool, namespace: str | None = None)
     x = line.put(1, "Green", palette.serving, bold=True)
     x = line.put(x, "Thread", palette.strong, bold=True)
     where = namespace or view.data.namespace or "all namespaces"
+    if view.then is not None:
+        return then.header(width, view, view.then, where)
     right = line.end(width - 1, view.time(view.now), palette.strong)
     match link.state:
         case "live":
@@ -160,13 +163,17 @@ def reasons(width: int, height: int, row: ModelRow | None, view: View) -> list[L
     for line, text in zip(lines, wrap(_sentence(why(row, view.snapshot)), room, max(height - 1, 1)), strict=False):
         put_with_names(line, left, text, names, view)
     moment, text = next_step(row, view.snapshot)
+    told = view.then.past.later(1, key_of_row(row)) if view.then is not None else ()
+    if told:
+        moment, text = told[0].at, then.happened(told[0], view)
     if text and height > 1:
         x = left
-        lines[-1].put(3, "NEXT", colour, bold=True)
+        lines[-1].put(3, "THEN" if told else "NEXT", colour, bold=True)
         if moment is not None:
             seconds = (moment - view.now).total_seconds()
             x = lines[-1].put(x, view.time(moment), palette.strong, bold=True) + 2
-            text = f"in {short_duration(seconds)}: {text}" if seconds > 0 else f"now: {text}"
+            if not told:
+                text = f"in {short_duration(seconds)}: {text}" if seconds > 0 else f"now: {text}"
         put_with_names(lines[-1], x, cut(_sentence(text), room - (x - left)), names, view)
     return lines
 

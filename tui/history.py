@@ -231,16 +231,20 @@ class History:
                 opened = self._open(self.segments[number])
                 yield from opened.lines[opened.before(after) : opened.before(until)]
 
-    def stop(self, at: float, by: int) -> float | None:
-        """Time of the next moment after `at` (`by` 1), or of the last before it (-1), at which something happened."""
+    def stop(self, at: float, by: int, wakes: bool = False) -> float | None:
+        """Time of the next moment after `at` (`by` 1), or of the last before it (-1), at which something happened.
+
+        `wakes`: at which a wake was told.
+        """
         number = max(self._number(at), 0)
         while 0 <= number < len(self.segments):
             segment = self.segments[number]
             if segment.stops:
                 opened = self._open(segment)
-                found = bisect.bisect_right(opened.stops, at) if by > 0 else bisect.bisect_left(opened.stops, at) - 1
-                if 0 <= found < len(opened.stops):
-                    return opened.stops[found]
+                stops = opened.wakes if wakes else opened.stops
+                found = bisect.bisect_right(stops, at) if by > 0 else bisect.bisect_left(stops, at) - 1
+                if 0 <= found < len(stops):
+                    return stops[found]
             number += by
         return None
 
@@ -280,6 +284,7 @@ class _Opened:
         self.segment = segment
         self.lines: list[Line] = []
         self.stops: list[float] = []
+        self.wakes: list[float] = []
         self._times: list[float] = []
         told = json.loads(zlib.decompress(segment.everything))["all"]
         base = {kind: {_key(name): obj for name, obj in (told.get(kind) or {}).items()} for kind in KINDS}
@@ -296,6 +301,8 @@ class _Opened:
             self._times.append(at)
             if "q" not in found and (not self.stops or at > self.stops[-1]):
                 self.stops.append(at)
+            if found["k"] == EVENTS.plural and (found.get("o") or {}).get("reason") == "Woke":
+                self.wakes.append(at)
 
     def before(self, at: float) -> int:
         """Number of its changes until `at`, with those at that moment."""

@@ -109,8 +109,8 @@ class Page(Screen[None]):
     def model_hints(self, row: ModelRow | None) -> list[KeyHint]:
         """`enter` and the keys that act on a model."""
         hints = [KeyHint("enter", "detail", row is not None, "screen.open")]
-        if self.dashboard.acts:
-            hints += facts.action_hints(row)
+        if not self.dashboard.readonly:
+            hints += facts.action_hints(row if self.dashboard.acts else None)
         return [*hints, KeyHint("l", "logs", row is not None and bool(row.replicas), "app.logs")]
 
     def show(self, view: View) -> None:
@@ -141,9 +141,20 @@ class Page(Screen[None]):
             return
         row = view.snapshot.model(*self.selected) if self.selected is not None else None
         typing = self.focused is self.prompt
-        hints = self.prompt.hints() if typing else [*self.hints(view, row), *self._common()]
+        hints = self.prompt.hints() if typing else [*self._time(view), *self.hints(view, row), *self._common()]
         line, spots = facts.footer(self.size.width, hints, view)
         self._footer.show([line], spots)
+
+    def _time(self, view: View) -> list[KeyHint]:
+        """The keys that lead through time, while it shows a moment that is over."""
+        if view.then is None:
+            return []
+        return [
+            KeyHint("[ ]", "step", True, "app.time(-1)"),
+            KeyHint("{ }", "1m", True, "app.time(-1, 'minute')"),
+            KeyHint("space", "stop" if view.then.speed else "play", True, "app.play"),
+            KeyHint("end", "end" if view.then.replay else "now", True, "app.now"),
+        ]
 
     def _common(self) -> list[KeyHint]:
         hints = [KeyHint("/", "filter", True, "app.filter")] if self.FILTER else []

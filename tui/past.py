@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import islice
 
 from greenthread.kube.resources import EVENTS, GPUS
 from tui.history import History, advance, nothing
@@ -14,6 +15,8 @@ WARM = 65.0
 """Seconds before the moment from which on the cluster is followed up to it: sparklines and wakes need some."""
 WARM_CHANGES = 4096
 """And changes at most."""
+LATER_CHANGES = 4096
+"""Changes after the moment in which is looked for what happened then."""
 _LOOKS = 40
 """Snapshots taken at most to see the steps of the wakes that go on."""
 
@@ -39,6 +42,7 @@ class Past:
         self._state = nothing()
         self.moment = float("-inf")
         self.known = Known(self._clock, self._clock.seconds, namespace)
+        self._later: dict[tuple[int, Key | None], list[Told]] = {}
 
     @property
     def at(self) -> datetime:
@@ -47,6 +51,7 @@ class Past:
     def seek(self, at: float) -> None:
         """Looks at this moment, or the nearest that is known. NoRecording from a broken recording."""
         at = max(at, self.history.began)
+        self._later.clear()
         if not self.moment <= at <= self.moment + WARM or not self.history.is_one(self.moment, at):
             start = max(at - WARM, self.history.back(at, WARM_CHANGES))
             if not self.history.is_one(start, at):
@@ -66,10 +71,11 @@ class Past:
         return True
 
     def later(self, count: int, only: Key | None = None) -> Sequence[Told]:
-        """What was told after this moment, oldest first; of one model if it is named."""
-        found: list[Told] = []
-        until = min(self.moment + 3600, self.history.ended)
-        for line in self.history.lines(self.moment, until):
+        """What was told in the hour after this moment, oldest first; of one model if it is named."""
+        if (count, only) in self._later:
+            return self._later[count, only]
+        found = self._later[count, only] = []
+        for line in islice(self.history.lines(self.moment, self.moment + 3600), LATER_CHANGES):
             if line["k"] == EVENTS.plural and "o" in line:
                 told = read_event(line["o"])
                 if told is not None and (only is None or told.key == only):

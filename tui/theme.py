@@ -54,6 +54,9 @@ class Palette:
     on_segment: str
     number_on_segment: str
     occupants: tuple[tuple[str, str], ...]
+    #: Behind the header while a moment that is over is shown, and the text on it.
+    past: str = "#e0a02a"
+    on_past: str = "#1a1204"
 
     def state(self, state: Shown) -> str:
         """The colour of a state."""
@@ -89,6 +92,7 @@ LIGHT = Palette(
         ("#a0cdfa", "#2f6cab"), ("#b897c1", "#7a4a8a"), ("#a7ad92", "#5f6a35"),
         ("#83a9a4", "#22695f"), ("#f5dbba", "#b07a2a"), ("#b5c6d0", "#4f6675"),
     ),
+    past="#e8ab3c",
 )  # fmt: skip
 THEMES = {theme.name: theme for theme in (DARK, LIGHT)}
 

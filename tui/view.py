@@ -11,8 +11,10 @@ from greenthread.gpu import PodRef
 from greenthread.snapshot import ModelRow, Shown, Snapshot
 from greenthread.units import short_duration
 from tui.cells import Line
-from tui.data import ClusterData, Link, fill_of
+from tui.data import Link
+from tui.known import Known, fill_of
 from tui.theme import GLYPHS, Palette
+from tui.then import Moment
 from tui.wakes import Key
 
 NONE = "–"
@@ -24,12 +26,14 @@ class View:
     """`colours`: number of the occupant colour of each model that holds memory."""
 
     snapshot: Snapshot
-    data: ClusterData
+    data: Known
     link: Link
     palette: Palette
     colours: dict[Key, int] = field(default_factory=dict)
     context: str = ""
     zone: tzinfo | None = None
+    #: The moment that is shown, if it is over.
+    then: Moment | None = None
 
     @property
     def now(self) -> datetime:
