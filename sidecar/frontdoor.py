@@ -27,6 +27,8 @@ class FrontDoor:
         """``engine``: its address. ``state``: the sidecar's state, and whether it has booted once."""
         self._metrics, self._status, self._models, self._state = metrics, status, models, state
         self._forward = {path: Forward(path, upstream=engine, gate=door) for path in MODEL_PATHS}
+        # the engine listens on loopback: its metrics are scraped through here, as /metrics?target=engine
+        self._engine_metrics = Forward("/metrics", upstream=engine)
         self._local: dict[str, Callable[[RequestHead], Respond]] = {
             "/health": self._health,
             "/ready": self._ready,
@@ -50,6 +52,9 @@ class FrontDoor:
             return Respond.error(
                 request, 405, f"{request.path} takes GET, not {request.method}", headers=[("Allow", "GET, HEAD")]
             )
+
+        if request.path == "/metrics" and request.query == "target=engine":
+            return self._engine_metrics
 
         async def respond(head: RequestHead) -> Respond:
             return answer(head)
