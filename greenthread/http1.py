@@ -336,6 +336,14 @@ class Connection:
             if not answer.status:
                 raise BadAnswer("the connection was closed without an answer")
 
+    def shut(self) -> None:
+        """Ends what another thread reads or writes here; that one gets an error."""
+        if self._wire is not None:
+            try:
+                self._wire.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # it is closed already
+
     def close(self) -> None:
         """Closes it; the next request opens it again."""
         if self._wire is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 
 from greenthread.http1 import Answer, Connection, split_address
 from greenthread.kube import core
@@ -183,7 +184,7 @@ Listing = tuple[Resource, "str | None", str, str]
 
 
 class Stream:
-    """An answer that is read as it comes; `headers`: names in lower case. Raises Unreachable."""
+    """A request that was sent, and its answer, read as it comes. Raises Unreachable."""
 
     def __init__(
         self,
@@ -200,20 +201,40 @@ class Stream:
         own = core.headers(client.config.authorization(), "application/json" if body is not None else "")
         try:
             self._connection.send(method, client._path(path, params), {**own, **(headers or {})}, body)
-            self._answer: Answer = self._connection.receive(core.MAX_BODY)
         except OSError as error:
             self._connection.close()
             raise core.no_answer(self._server, error) from error
         except BaseException:
             self._connection.close()
             raise
-        self.status, self.headers = self._answer.status, self._answer.headers
+
+    @cached_property
+    def _answer(self) -> Answer:
+        """Waits for the answer's head."""
+        try:
+            return self._connection.receive(core.MAX_BODY)
+        except OSError as error:
+            raise core.no_answer(self._server, error) from error
+
+    @property
+    def status(self) -> int:
+        """HTTP's."""
+        return self._answer.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Names in lower case."""
+        return self._answer.headers
 
     def __enter__(self) -> Stream:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._connection.close()
+
+    def shut(self) -> None:
+        """Ends it from another thread."""
+        self._connection.shut()
 
     def read(self) -> bytes:
         """The next part of the body, empty at the end."""

@@ -1,0 +1,261 @@
+"""How to reach the gateway, or another HTTP service of the installation, from where a person sits.
+
+On one machine directly; on a cluster at an address that was given, at one that a Gateway or Service announces, else
+through the API server's proxy, which whoever may `get services/proxy` can use. Blocking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from greenthread import http1
+from greenthread.kube.blocking import Client, Stream
+from greenthread.kube.core import no_answer
+from greenthread.kube.errors import ApiError, Forbidden, KubeError, NotFound
+from greenthread.kube.resources import MODELS, PODS, SERVICES, Resource
+from greenthread.names import DEFAULT_NAMESPACE
+
+SERVICE = "greenthread-apiserver"
+"""The gateway's Service."""
+SERVICE_LABEL = f"app.kubernetes.io/name={SERVICE}"
+POD_LABEL = "app.kubernetes.io/name=greenthread,app.kubernetes.io/component=gateway"
+"""The gateway's pod on one machine."""
+GATEWAYS = Resource("gateway.networking.k8s.io", "v1", "gateways", "Gateway")
+GATEWAY = "greenthread"
+_LOOPBACK = ("127.", "localhost", "[::1]", "::1")
+
+
+class NoGateway(KubeError):
+    """There is no way to the gateway; the message says what was tried and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a service answers: at a URL of its own, or (`path`) behind the API server."""
+
+    url: str
+    #: How it was found, for people.
+    how: str
+    #: Path at the API server, when it is reached through that.
+    path: str = ""
+
+    def open(
+        self,
+        client: Client,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
+        timeout: float = 600.0,
+    ) -> Stream | DirectStream:
+        """One request, with an answer that is read as it comes. Raises Unreachable, ConfigError."""
+        fields = {"content-type": "application/json"} if body is not None else {}
+        fields |= headers or {}
+        if self.path:
+            return client.open(method, f"{self.path}{path}", params or {}, fields, body, timeout)
+        return DirectStream(self.url, method, path, fields, body, params or {}, timeout)
+
+
+class DirectStream:
+    """An answer of a server that is no API server; as `Stream`."""
+
+    def __init__(
+        self,
+        url: str,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        params: Mapping[str, str],
+        timeout: float,
+    ) -> None:
+        from greenthread.kube.core import query
+
+        self._url = url
+        scheme, host, port, base = http1.split_address(url)
+        tls = None
+        if scheme == "https":
+            import ssl
+
+            tls = ssl.create_default_context()
+        self._connection = http1.Connection(host, port, timeout=timeout, connect_timeout=5.0, tls=tls)
+        fields = {"accept": "*/*", "accept-encoding": "identity", "user-agent": "greenthread", **headers}
+        target = f"{base}{path}" + (f"?{query(params)}" if params else "")
+        try:
+            self._connection.send(method, target, fields, body)
+        except OSError as error:
+            self._connection.close()
+            raise self._lost(error) from error
+        except BaseException:
+            self._connection.close()
+            raise
+
+    @cached_property
+    def _answer(self) -> http1.Answer:
+        """Waits for the answer's head."""
+        try:
+            return self._connection.receive(float("inf"))
+        except OSError as error:
+            raise self._lost(error) from error
+
+    @property
+    def status(self) -> int:
+        """HTTP's."""
+        return self._answer.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Names in lower case."""
+        return self._answer.headers
+
+    def __enter__(self) -> DirectStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def shut(self) -> None:
+        """Ends it from another thread."""
+        self._connection.shut()
+
+    def read(self) -> bytes:
+        """The next part of the body, empty at the end."""
+        try:
+            return self._connection.read(self._answer)
+        except OSError as error:
+            raise self._lost(error) from error
+
+    def read_all(self, limit: int = 64 * 1024 * 1024) -> bytes:
+        """The whole body; Unreachable when it is larger than `limit` bytes."""
+        parts, size = [], 0
+        while data := self.read():
+            parts.append(data)
+            size += len(data)
+            if size > limit:
+                raise self._lost(http1.BadAnswer(f"the answer is larger than {limit} bytes"))
+        return b"".join(parts)
+
+    def _lost(self, error: OSError) -> KubeError:
+        found = no_answer(self._url, error)
+        return type(found)(str(found).replace("API server", "server").replace(
+            "is the cluster running, is this the right context?", "is it the right address?"))  # fmt: skip
+
+
+def find_gateway(client: Client, url: str = "", namespace: str = "") -> Address:
+    """The gateway. `url`: an address that was given; `namespace`: of the installation, if it is known.
+
+    Raises NoGateway, and the errors of `greenthread.kube.errors` when the cluster itself cannot be asked.
+    """
+    if url:
+        try:
+            http1.split_address(url)
+        except ValueError as error:
+            raise NoGateway(f"--url: {error}") from None
+        return Address(url.rstrip("/").removesuffix("/v1"), "the given address")
+    here = _on_this_machine(client)
+    if here is not None:
+        return here
+    namespace = namespace or DEFAULT_NAMESPACE
+    announced = _announced_by_gateway(client, namespace)
+    if announced is not None:
+        return announced
+    return _by_service(client, namespace)
+
+
+def _on_this_machine(client: Client) -> Address | None:
+    """The address that Models name, if it and the API server are on this machine."""
+    if not http1.split_address(client.config.server)[1].startswith(_LOOPBACK):
+        return None
+    try:
+        pods = client.list(PODS, DEFAULT_NAMESPACE, POD_LABEL).items
+    except ApiError:
+        pods = []
+    for pod in pods:
+        address = str((pod.get("status") or {}).get("podIP") or "")
+        port = _env(pod, "HTTP_PORT")
+        if address.startswith(_LOOPBACK) and port.isdecimal():
+            return Address(f"http://{address}:{port}", "the gateway on this machine")
+    try:
+        models = client.list(MODELS).items
+    except ApiError:
+        return None
+    for model in models:
+        found = str((model.get("status") or {}).get("url") or "")
+        host = found.partition("://")[2]
+        if host.startswith(_LOOPBACK):
+            return Address(found[: found.index("/", found.index("://") + 3)], "the gateway on this machine")
+    return None
+
+
+def _env(pod: Mapping[str, Any], name: str) -> str:
+    for container in pod["spec"].get("containers") or ():
+        for variable in container.get("env") or ():
+            if variable.get("name") == name:
+                return str(variable.get("value") or "")
+    return ""
+
+
+def _announced_by_gateway(client: Client, namespace: str) -> Address | None:
+    try:
+        gateway = client.get(GATEWAYS, GATEWAY, namespace)
+    except (NotFound, Forbidden):  # also when there is no such kind
+        return None
+    addresses = (gateway.get("status") or {}).get("addresses") or []
+    listeners = gateway["spec"].get("listeners") or []
+    listener = next((each for each in listeners if each.get("protocol") in ("HTTP", "HTTPS")), None)
+    if not addresses or listener is None:
+        return None
+    host = str(addresses[0].get("value") or "")
+    if not host:
+        return None
+    scheme = str(listener["protocol"]).lower()
+    host = f"[{host}]" if ":" in host else host
+    return Address(f"{scheme}://{host}:{listener.get('port', 80)}", f"the Gateway {namespace}/{GATEWAY}")
+
+
+def _by_service(client: Client, namespace: str) -> Address:
+    service = find_service(client, SERVICE, SERVICE_LABEL, namespace)
+    if service is None:
+        raise NoGateway(
+            f"there is no Service {SERVICE} in namespace {namespace}, and no Gateway that has an address: is "
+            "GreenThread installed there? Else pass its address: --url http://HOST"
+        )
+    ports = service["spec"].get("ports") or [{}]
+    port = int(ports[0].get("port") or 80)
+    meta = service["metadata"]
+    for ingress in ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or ():
+        host = str(ingress.get("hostname") or ingress.get("ip") or "")
+        if host:
+            host = f"[{host}]" if ":" in host else host
+            return Address(f"http://{host}:{port}", f"the Service {meta['namespace']}/{meta['name']}")
+    return through_api_server(client, service)
+
+
+def through_api_server(client: Client, service: Mapping[str, Any]) -> Address:
+    """A Service by the API server's proxy."""
+    meta, ports = service["metadata"], service["spec"].get("ports") or [{}]
+    port = next((each for each in ports if each.get("name") in ("http", "web", "http-web")), ports[0])
+    name = f"{meta['name']}:{port.get('name') or port.get('port') or 80}"
+    path = SERVICES.path(meta["namespace"], name, "proxy")
+    how = f"the Service {meta['namespace']}/{meta['name']} through the API server"
+    return Address(f"{client.config.server}{path}", how, path)
+
+
+def find_service(client: Client, name: str, label: str, namespace: str) -> Mapping[str, Any] | None:
+    """A Service by its name in a namespace, else by its label anywhere; None if there is none that may be seen."""
+    try:
+        return client.get(SERVICES, name, namespace)
+    except (NotFound, Forbidden):
+        pass
+    for where in (None, namespace):
+        try:
+            found = client.list(SERVICES, where, label).items
+        except Forbidden:
+            continue
+        if found:
+            return found[0]
+    return None
