@@ -32,8 +32,8 @@ class Want:
     preempts: bool = True
 
     @property
-    def age(self) -> tuple[bool, datetime, str, str]:
-        return (self.boot or not self.preempts, self.since, self.pod.name, self.pod.namespace)
+    def age(self) -> tuple[bool, bool, datetime, str, str]:
+        return (not self.preempts, self.boot, self.since, self.pod.name, self.pod.namespace)
 
     @property
     def barrier(self) -> datetime:

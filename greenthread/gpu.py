@@ -98,9 +98,9 @@ class Intent:
     preempts: bool = True
 
     @property
-    def age(self) -> tuple[bool, datetime, str, str]:
-        """Order of service: requests that may preempt before others and boots, then the oldest; names break a tie."""
-        return (self.boot or not self.preempts, self.since, self.pod.name, self.pod.namespace)
+    def age(self) -> tuple[bool, bool, datetime, str, str]:
+        """Order of service: requests, boots, requests that may not preempt; of each the oldest, names break a tie."""
+        return (not self.preempts, self.boot, self.since, self.pod.name, self.pod.namespace)
 
     @classmethod
     def from_object(cls, item: Mapping[str, Any]) -> Intent:

@@ -186,7 +186,8 @@ class Lifecycle:
             self._wants.boot_ready = self.healthy = True
             await self._insist(self._claims.withdraw)
             self._enter(SidecarState.SERVING)
-            self._door.open()
+            if not self._died:
+                self._door.open()
             return
         if rest is Rest.AWAKE:  # without a whole claim
             rest = await self._rest_engine()
@@ -388,6 +389,7 @@ class Lifecycle:
         """Serving: returns when asleep (or when the pod is to go)."""
         while not self._stopping:
             self._changed.clear()
+            self._door.watched = self._others_wait()  # before anything is awaited: it may become idle meanwhile
             answer = reason_to_sleep(self._serving(), self._claims.gpus(), self._clock.now())
             if isinstance(answer, Reason):
                 if await self._put_to_sleep(answer):
@@ -395,7 +397,6 @@ class Lifecycle:
                 continue
             if not await self._keep_entry(State.SERVING, self._wants.serving_memory or 0):
                 answer = min(answer, _API_BACKOFF[1])
-            self._door.watched = self._others_wait()
             await self._wait(None if answer == math.inf else answer)
 
     def _serving(self) -> Serving:

@@ -1,5 +1,6 @@
 """The claim protocol's decisions: who wakes, who waits, who gives way, who is preempted."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import combinations
 
@@ -68,6 +69,16 @@ def test_boots_stand_behind_real_requests_however_old():
     assert fairness.decide(want(100), [gpu(intents=boot)], NOW) == Fits()
     real = [waits("real", 60, since=-1)]
     assert isinstance(fairness.decide(want(60, since=-1000, boot=True), [gpu(intents=real)], NOW), Wait)
+
+
+def test_nobody_makes_room_for_a_request_that_may_not_preempt():
+    polite = replace(waits("polite", 50, since=-9), preempts=False)
+    busy = gpu(serving("a", 40), serving("b", 40), intents=[polite])
+    for boot in (False, True):
+        decision = fairness.decide(want(40, since=-6, boot=boot, lock=not boot), [busy], NOW)
+        assert isinstance(decision, Preempt)
+        assert len(decision.victims) == 1, "not also for the older one that asks nobody to go"
+    assert fairness.gives_way(ref("a"), [busy]) is None
 
 
 def test_equal_ages_are_told_apart_by_name():

@@ -230,3 +230,46 @@ async def test_who_is_younger_does_not_wait_for_an_older_one_that_lacks_somethin
     began = asyncio.get_running_loop().time()
     assert await world.request("a", 0) == "ok"
     assert asyncio.get_running_loop().time() - began < 1
+
+
+@in_world
+async def test_who_becomes_idle_while_it_writes_its_entry_still_gives_way(world):
+    patient = {"minRuntime": "0s", "maxWaitTime": "1h", "yieldAfter": "1s"}
+    await world.model("a", 60 * GIB, fairness=patient, sleep={"idleTimeout": "1h"})
+    await world.model("b", 60 * GIB, fairness=patient)
+    running = asyncio.create_task(world.request("a", 1000))
+    await world.until(lambda: state(world, "a") == "serving" and world.sidecars["a"].door.in_flight == 1)
+    await asyncio.sleep(5)
+
+    async def request_ends(send):
+        running.cancel()
+        await asyncio.sleep(0.01)
+        return await send()
+
+    done = on_write(world, "n-0", "serving", request_ends)
+    async with asyncio.timeout(20):
+        assert await world.request("b") == "ok"
+    assert done
+
+
+@in_world
+async def test_an_engine_that_dies_while_its_new_sidecar_withdraws_gets_no_requests(world):
+    await world.model("a", 60 * GIB)
+    assert await world.request("a") == "ok"
+    await world.kill("a")
+    me = PodRef(NAMESPACE, "a-0")
+    intent = Intent(me, "a", 60 * GIB, world.clock.now())
+    op = {"op": "add", "path": "/status/preemptionIntents/-", "value": intent.to_object()}
+    await world.client.patch(GPUS, "n-0", [op], namespace=NAMESPACE, subresource="status")
+    request = world.transport.request
+
+    async def dies(method, path, *args, **options):
+        if method == "PATCH" and path.endswith("/gpus/n-0/status"):
+            world.transport.request = request
+            world.engines["a"].crash()
+        return await request(method, path, *args, **options)
+
+    world.transport.request = dies
+    world.start("a")
+    assert await world.request("a") == "ok", "after a boot"
+    assert world.transport.request == request
