@@ -13,7 +13,7 @@ from . import tables
 from .errors import StatusError, bad_request, gone
 from .messages import Request, Response, json_response
 from .resources import ResourceType
-from .selectors import field_selector, label_selector
+from .selectors import field_selector, label_selector, only_name
 from .storage import Key, Object, Stored, dumps
 from .watches import Form, Watch
 
@@ -171,6 +171,7 @@ class Reads:
         query = request.query
         version = self._version(request)
         test = self._test(rt, request)
+        name = name or only_name(query.get("fieldSelector", ""))
         initial_events = query.get("sendInitialEvents")
         match = query.get("resourceVersionMatch", "")
 

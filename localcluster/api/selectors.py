@@ -116,6 +116,12 @@ def field_selector(text: str, fields: Mapping[str, Field]) -> Callable[[dict[str
     return lambda obj: all((get(obj) == value) == wanted for get, value, wanted in tests)
 
 
+def only_name(text: str) -> str:
+    """The name, when a field selector asks for one object by its name and nothing else; else ""."""
+    match = re.fullmatch(r"metadata\.name==?([^\\,!=]+)", text)
+    return match[1] if match else ""
+
+
 def by_path(path: str) -> Field:
     """Reads a field such as `.spec.node` as text; "" when absent."""
     keys = path.strip(".").split(".")

@@ -66,7 +66,8 @@ class _Resource:
         self.objects: dict[Key, Stored] = {}
         self.changes: deque[Change] = deque()
         self.oldest = 0
-        self.watchers: dict[int, Callable[[Change], None]] = {}
+        # by the name of the one object that is watched, "" for all
+        self.watchers: dict[str, dict[int, Callable[[Change], None]]] = {"": {}}
 
 
 class Store:
@@ -172,8 +173,9 @@ class Store:
         place.changes.append(change)
         if len(place.changes) > self._history:
             place.oldest = place.changes.popleft().version
-        for deliver in list(place.watchers.values()):
-            deliver(change)
+        for name in ("", change.key[1]):
+            for deliver in list(place.watchers.get(name, {}).values()):
+                deliver(change)
 
     def drop_history(self, resource: str) -> None:
         """Forgets the changes of a resource, so that watches of old versions are told 410."""
@@ -204,13 +206,23 @@ class Store:
                 objects[change.key] = change.before
         return objects
 
-    def subscribe(self, resource: str, deliver: Callable[[Change], None]) -> Callable[[], None]:
-        """Calls `deliver` for each later change, inside the write that makes it. Returns the function that ends it."""
-        watchers = self._resource(resource).watchers
+    def subscribe(self, resource: str, deliver: Callable[[Change], None], name: str = "") -> Callable[[], None]:
+        """Calls `deliver` for each later change, inside the write that makes it. Returns the function that ends it.
+
+        `name`: only for changes of objects of this name. A write then costs nothing for those who watch others.
+        """
+        places = self._resource(resource).watchers
         number = self._next_watcher
         self._next_watcher += 1
-        watchers[number] = deliver
-        return lambda: watchers.pop(number, None) and None
+        places.setdefault(name, {})[number] = deliver
+
+        def end() -> None:
+            watchers = places.get(name, {})
+            watchers.pop(number, None)
+            if name and not watchers:
+                places.pop(name, None)
+
+        return end
 
 
 def _after(changes: deque[Change], version: int) -> list[Change]:

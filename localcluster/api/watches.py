@@ -60,7 +60,7 @@ class Watch:
         """
         past = list(self._store.since(self._storage, self._since)) if self._since < self._store.version else []
         self._deliver = deliver
-        self._unsubscribe = self._store.subscribe(self._storage, self._changed)
+        self._unsubscribe = self._store.subscribe(self._storage, self._changed, self._name)
         for stored in self._initial:
             deliver(b'{"type":"ADDED","object":' + self._form.render(stored) + b"}\n")
         if self._initial_end:

@@ -106,6 +106,22 @@ def test_a_change_tells_what_was_before() -> None:
     assert seen[2].after.obj["metadata"]["resourceVersion"] == str(seen[2].version)
 
 
+def test_who_watches_one_object_hears_of_no_other() -> None:
+    store = Store()
+    seen: list[str] = []
+    ends = [store.subscribe("things", lambda change: seen.append(change.key[1]), "a") for _ in range(2)]
+    for name in ("a", "b"):
+        store.put("things", ("ns", name), obj(name))
+    assert seen == ["a", "a"]
+    ends[0]()
+    ends[0]()
+    store.put("things", ("ns", "a"), obj("a"))
+    assert seen == ["a", "a", "a"]
+    ends[1]()
+    store.put("things", ("ns", "a"), obj("a"))
+    assert len(seen) == 3
+
+
 def test_two_processes_cannot_share_a_file(tmp_path: Path) -> None:
     store = Store(tmp_path / "s")
     store.put("things", ("", "a"), obj("a"))
