@@ -69,8 +69,7 @@ def engine_command(model: Model, settings: PodSettings) -> list[str]:
     spec = model.spec
     # every name that the gateway takes for it
     names = dict.fromkeys((spec.model_name, model.name, f"{model.namespace}/{model.name}"))
-    command = ["vllm", "serve", spec.model_name, "--host", "127.0.0.1", "--port", "$(ENGINE_PORT)"]
-    command += ["--served-model-name", *names, "--dtype", spec.dtype]
+    command = ["vllm", "serve", spec.model_name, "--served-model-name", *names, "--dtype", spec.dtype]
     if spec.quantization:
         command += ["--quantization", spec.quantization]
     command += ["--gpu-memory-utilization", f"{spec.gpu_memory_utilization:g}"]
@@ -82,7 +81,8 @@ def engine_command(model: Model, settings: PodSettings) -> list[str]:
         command += ["--kv-offloading-backend", "native", "--kv-offloading-size", f"{size / GIB:g}"]
     if settings.sleep_mode_flag:
         command.append("--enable-sleep-mode")
-    return [*command, *spec.extra_args]
+    # the address last, where nothing overrides it: argparse takes --hos for --host, and the last one wins
+    return [*command, *spec.extra_args, "--host", "127.0.0.1", "--port", "$(ENGINE_PORT)"]
 
 
 def template(model: Model, settings: PodSettings) -> Object:

@@ -68,6 +68,9 @@ PATIENCE = float(os.environ.get("GREENTHREAD_TEST_PATIENCE", "1"))
 #: Seconds until a condition counts as never coming true.
 DEADLINE = 40.0
 
+#: After how much silence a streaming request that waits gets a sign of life.
+HEARTBEAT = "500ms"
+
 #: The simulated engine: one that boots, wakes, sleeps and speaks as fast as a test wants it.
 FAST_ENGINE = {
     "GREENTHREAD_SIM_BOOT_SECONDS": "0.1",
@@ -184,7 +187,7 @@ class Cluster:
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.kubeconfig.write_bytes(self.api.kubeconfig.read_bytes())
         self.ledgers[node] = ledgers.create(folder.ledger, self.nodes[node], MEMORY)
-        here = {"SIDECAR_HOST": self.address, "GATEWAY_HOST": self.address}
+        here = {"SIDECAR_HOST": self.address, "GATEWAY_HOST": self.address, "HEARTBEAT": HEARTBEAT}
         images = {
             name: replace(image, env={**image.env, **(self._engine_env if name == "*" else here)})
             for name, image in parts.images(folder, parts.Simulation(self.nodes[node], MEMORY)).items()
