@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from datetime import datetime
+from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any, ClassVar
 
 from textual.widget import Widget
 
-from greenthread.clock import parse_time
 from greenthread.model import ModelSpec
-from greenthread.snapshot import ModelRow, place
+from greenthread.snapshot import ModelRow, Shown, place
 from greenthread.units import format_duration, short_bytes, short_duration
-from tui import facts
+from tui import facts, lanes, last_wakes
 from tui.cells import Line, cut
-from tui.data import Told
 from tui.facts import KeyHint
 from tui.page import Page
+from tui.theme import GLYPHS
 from tui.view import NONE, View, put_state
 from tui.wakes import Key
 from tui.widgets import Lines
 
-WAKES = 6
+WINDOW = timedelta(minutes=15)
+ALWAYS = (Shown.SERVING, Shown.WAKING, Shown.PENDING, Shown.SLEEPING)
+LANES = (Shown.SERVING, Shown.DEACTIVATING, Shown.WAKING, Shown.CONVERTING, Shown.PENDING, Shown.CANNOT_FIT,
+         Shown.FAILED, Shown.SLEEPING)  # fmt: skip
 EVENTS = 12
-STEPS = ("queue", "claim", "drain", "engine")
 
 
 class Detail(Page):
@@ -68,7 +69,8 @@ def lines_of(row: ModelRow, view: View, width: int) -> list[Line]:
     """The whole page."""
     lines = [Line(width), facts.summary(row, view, width), _now(row, view, width), Line(width)]
     lines += facts.reasons(width, 3 if width >= 100 else 4, row, view)
-    lines += _wakes(row, view, width)
+    lines += _lanes(row, view, width)
+    lines += last_wakes.lines(row, view, width)
     if len(row.replicas) > 1:
         lines += _replicas(row, view, width)
     lines += _conditions_and_spec(row, view, width)
@@ -78,6 +80,41 @@ def lines_of(row: ModelRow, view: View, width: int) -> list[Line]:
     if not told:
         lines[-1].put(9, "none yet", view.palette.dim)
     return lines
+
+
+def _lanes(row: ModelRow, view: View, width: int) -> list[Line]:
+    """One lane a state: when the model was in it, for how long in all."""
+    palette, now = view.palette, view.now
+    start = now - WINDOW
+    found = lanes.spans(view.data.records((row.namespace, row.name)), row, start, now)
+    lines = _heading("STATE, LAST 15 MINUTES", view, width)
+    lines[1].end(width - 10, "TIME", palette.dim)
+    lines[1].end(width - 1, "SHARE", palette.dim)
+    left = 16 if width >= 100 else 15
+    room = width - 18 - left
+    whole = sum(span.seconds for span in found) or 1.0
+    for state in LANES:
+        seconds = sum(span.seconds for span in found if span.state is state)
+        if state not in ALWAYS and seconds < 1:
+            continue
+        line, colour = Line(width), palette.state(state)
+        line.put(1, f"{GLYPHS[state]} {state}", colour)
+        for first, last in lanes.cells(found, state, start, now, room):
+            # sleeping is no more than a ground line: what takes memory stands out
+            line.put(left + first, ("▁" if state is Shown.SLEEPING else "█") * (last - first), colour)
+        share = seconds / whole * 100
+        ink = palette.text if seconds else palette.faint
+        line.end(width - 10, short_duration(seconds) if seconds else NONE, ink)
+        line.end(
+            width - 1, "<0.1%" if 0 < share < 0.05 else f"{share:.1f}%" if 0 < share < 9.95 else f"{share:.0f}%", ink
+        )
+        lines.append(line)
+    axis = Line(width)
+    for minutes in (15, 12, 9, 6, 3):
+        x = left + round((15 - minutes) / 15 * room)
+        axis.put(x if minutes == 15 else x - 2, f"-{minutes}m", palette.dim)
+    axis.end(left + room, "now", palette.dim)
+    return [*lines, axis]
 
 
 def _heading(title: str, view: View, width: int) -> list[Line]:
@@ -106,77 +143,6 @@ def _now(row: ModelRow, view: View, width: int) -> Line:
             x = line.put(x, f"{word} ", palette.dim)
         x = line.put(x, value, palette.text) + 3
     return line
-
-
-def _wakes(row: ModelRow, view: View, width: int) -> list[Line]:
-    palette = view.palette
-    wakes = [told for told in view.data.records((row.namespace, row.name)) if _kind(told) in ("wake", "boot")][:WAKES]
-    lines = _heading("LAST WAKES", view, width)
-    if not wakes:
-        lines[1].put(13, "none told yet", palette.dim)
-        return lines
-    colours = dict(zip(STEPS, (palette.occupants[5][1], *(palette.occupants[n][1] for n in (2, 1, 0))), strict=True))
-    used = [step for step in STEPS if any(step in _steps(told) for told in wakes)]
-    first = max(min(42, width - 10 * len(used) - 11), 20)
-    ends, x = {}, first
-    for step in used:
-        ends[step] = x = x + 10
-        lines[1].put(x - len(step) - 2, "■", colours[step])
-        lines[1].end(x, step.upper(), palette.dim)
-    total_end = x + 9
-    lines[1].end(total_end, "TOTAL", palette.dim)
-    longest = max(sum(_steps(told).values()) for told in wakes) or 1.0
-    for told in wakes:
-        line, steps = Line(width), _steps(told)
-        at = _moment(told)
-        x = line.put(1, view.time(at), palette.dim) + 2
-        line.put(x, cut(_how(told), first - 2 - x), palette.failed if told.warning else palette.text)
-        for step in used:
-            value = steps.get(step)
-            line.end(
-                ends[step], NONE if value is None else short_duration(value), palette.text if value else palette.faint
-            )
-        line.end(total_end, short_duration(sum(steps.values())), palette.strong, bold=True)
-        room = width - total_end - 4
-        if room >= 10:
-            x = total_end + 2
-            for step in used:
-                cells = round(steps.get(step, 0.0) / longest * room) or int(steps.get(step, 0.0) >= 0.04)
-                line.put(x, "█" * cells, colours[step])
-                x += cells
-        lines.append(line)
-    return lines
-
-
-def _kind(told: Told) -> str:
-    return str((told.record or {}).get("kind", ""))
-
-
-def _steps(told: Told) -> dict[str, float]:
-    steps = (told.record or {}).get("steps")
-    if not isinstance(steps, Mapping):
-        return {}
-    return {str(name): float(value) for name, value in steps.items() if isinstance(value, int | float)}
-
-
-def _moment(told: Told) -> datetime:
-    """When it began."""
-    try:
-        return parse_time(str((told.record or {}).get("at")))
-    except ValueError:
-        return told.at
-
-
-def _how(told: Told) -> str:
-    record: Mapping[str, Any] = told.record or {}
-    victims = record.get("victims")
-    if record.get("error"):
-        return str(record["error"])
-    if isinstance(victims, list) and victims:
-        return f"after {', '.join(map(str, victims))} made room"
-    if record.get("waitedFor"):
-        return "waited for room"
-    return f"{_kind(told)}, {record.get('reason') or 'there was room'}"
 
 
 def _replicas(row: ModelRow, view: View, width: int) -> list[Line]:

@@ -196,6 +196,7 @@ class Known:
         del self._events[:-EVENTS_KEPT]
         self.seen.tell(told.uid, told.at, told.reason, told.record)
         if told.record is not None:
+            self.wakes.tell(told.key, told.record)
             kept = self._records.get(told.key, ())
             known = sorted([*(old for old in kept if old.uid != told.uid), told], key=lambda event: event.order)
             self._records[told.key] = deque(known, maxlen=RECORDS_KEPT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from greenthread import fairness
 from greenthread.fairness import CannotFit, Decision, Obstacle, Preempt, Wait
@@ -81,7 +82,7 @@ def queue(snapshot: Snapshot) -> list[Waiter]:
     for gpu in snapshot.gpus:
         for intent in gpu.waiting:
             intents.setdefault(intent.pod, []).append((gpu.gpu, intent))
-    found: list[tuple[tuple[bool, datetime, str, str], Waiter]] = []
+    found: list[tuple[Any, Waiter]] = []
     for pod, items in intents.items():
         intent = items[0][1]
         row, replica = replicas.get(pod, (None, None))

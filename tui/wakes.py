@@ -1,26 +1,38 @@
-"""Wakes as they happen: which step a model is at, and how long the steps before it took. Pure: snapshots in."""
+"""Wakes as they happen: which step a model is at, and how long the steps before it took. Pure: snapshots in.
+
+A sidecar tells of its steps when they are over; until then they follow from how the GPU objects change.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
+from greenthread.clock import parse_time
 from greenthread.gpu import State
 from greenthread.snapshot import ModelRow, Shown, Snapshot
 
 Key = tuple[str, str]
 _LINGER = timedelta(seconds=2)
 """For which a finished wake is still shown."""
+_NOTHING = timedelta(milliseconds=1)
+"""A step that took less is not told."""
 
 
 @dataclass
 class Step:
-    """`name`: queue, `<model> makes room`, copy or boot. `ended` is None while it goes on."""
+    """`name`: queue, `<model> drains`, `<model> sleeps`, `<model> makes room` (one of the two), copy or boot.
+
+    `ended` is None while it goes on.
+    """
 
     name: str
     began: datetime
     ended: datetime | None = None
+    #: The model that makes room.
+    victim: Key | None = None
 
     def seconds(self, now: datetime) -> float:
         return max(((self.ended or now) - self.began).total_seconds(), 0.0)
@@ -34,10 +46,10 @@ class Wake:
     steps: list[Step] = field(default_factory=list)
     done: datetime | None = None
 
-    def step(self, name: str, began: datetime) -> Step:
+    def step(self, name: str, began: datetime, victim: Key | None = None) -> Step:
         found = next((step for step in self.steps if step.name == name and step.ended is None), None)
         if found is None:
-            found = Step(name, began)
+            found = Step(name, began, victim=victim)
             self.steps.append(found)
         return found
 
@@ -87,16 +99,37 @@ class Wakes:
         now = snapshot.at
         wake.step("queue", row.since or now)
         places = {(replica.node, index) for replica in row.replicas for index in replica.gpus}
-        leaving = {
-            f"{occupant.model} makes room"
-            for gpu in snapshot.gpus
-            if (gpu.gpu.node, gpu.gpu.index) in places
-            for occupant in gpu.gpu.occupants
-            if occupant.state is State.DEACTIVATING
-        }
+        leaving: dict[str, Key] = {}
+        for gpu in snapshot.gpus:
+            for occupant in gpu.gpu.occupants if (gpu.gpu.node, gpu.gpu.index) in places else ():
+                if occupant.state is State.DEACTIVATING:
+                    victim = snapshot.model(occupant.pod.namespace, occupant.model)
+                    flying = victim.in_flight if victim is not None else None
+                    does = "makes room" if flying is None else "drains" if flying else "sleeps"
+                    leaving[f"{occupant.model} {does}"] = (occupant.pod.namespace, occupant.model)
         wake.close(now, keep=("queue", *leaving))
         for name in sorted(leaving):
-            wake.step(name, now)
+            wake.step(name, now, leaving[name])
+
+    def tell(self, key: Key, record: Mapping[str, Any]) -> None:
+        """A record of `key`: a sleep for a wake that goes on gives the times of its victim's steps."""
+        if record.get("kind") != "sleep" or not record.get("forModel"):
+            return
+        wake = self._wakes.get((key[0], str(record["forModel"]))) or next(
+            (wake for wake in self._wakes.values() if wake.key[1] == record["forModel"]), None
+        )
+        try:
+            began = parse_time(str(record["at"]))
+            drain, sleep = (timedelta(seconds=float(record["steps"][name])) for name in ("drain", "engine"))
+        except (KeyError, TypeError, ValueError):
+            return
+        if wake is None or not wake.steps or began + drain + sleep < wake.steps[0].began:
+            return
+        exact = [Step(f"{key[1]} drains", began, began + drain, key)] if drain >= _NOTHING else []
+        exact.append(Step(f"{key[1]} sleeps", began + drain, began + drain + sleep, key))
+        kept = [step for step in wake.steps if step.victim != key]
+        at = next((n for n, step in enumerate(kept) if n and step.began > began), len(kept))
+        wake.steps = [*kept[:at], *exact, *kept[at:]]
 
     def current(self, snapshot: Snapshot) -> list[Wake]:
         """Those that go on or just ended: what copies, boots or gets room first, what only waits last; then by age."""

@@ -201,7 +201,7 @@ async def test_enter_shows_one_model_and_escape_comes_back() -> None:
         assert "models › kimi-vl-a3b" in shown
         assert "LAST WAKES" in shown
         wake = line_with(app, "13:56:42")
-        assert wake.split()[:7] == ["13:56:42", "wake,", "request", "2ms", "4ms", "3.0s", "3.0s"]
+        assert wake.split()[:7] == ["13:56:42", "room,", "request", "2ms", "4ms", "3.0s", "3.0s"]
         assert "minRuntime" in shown
         await pilot.press("escape")
         assert isinstance(app.screen, Overview)

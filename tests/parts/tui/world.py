@@ -220,6 +220,26 @@ class World:
         await self.event("qwen-3-4b-thinking", "Waiting",
                          "asks for room: needs 62.0G on node-a/0, where 24.8G is free: 37.2G short", 1.8)  # fmt: skip
 
+    async def past(self) -> None:
+        """The story, after a quarter of an hour in which llama-3-1-8b woke and slept."""
+        await self.story()
+        for began, queue, victim in (
+            (780, 0.004, ""),
+            (632, 5.69, "kimi-vl-a3b"),
+            (310, 0.003, ""),
+            (98, 5.7, "mistral-small-24b"),
+        ):
+            woke = record("wake", began, queue=queue, claim=0.005, engine=0.53 if began != 780 else 2.36)
+            if victim:
+                slept = record("sleep", began - 5, drain=0.612, engine=0.094)
+                slept |= {"forModel": "llama-3-1-8b"}
+                await self.event(victim, "Preempted", "slept in 706ms, preempted for llama-3-1-8b", began - 5.7, slept)
+                woke |= {"victims": [victim], "waitedFor": "needs 62.0G on node-a/0"}
+            total = sum(woke["steps"].values())
+            await self.event("llama-3-1-8b", "Woke", f"woke in {total:.2f}s on node-a/0", began - total, woke)
+            slept = record("sleep", began - 70, drain=0.0, engine=0.09)
+            await self.event("llama-3-1-8b", "Slept", "slept in 90ms on node-a/0, idle, freed 62.0G", began - 70, slept)
+
     async def waits(self) -> None:
         """The story 8 s later: llama drains for qwen, mistral waits behind it, llama-3-1-70b cannot fit, whisper wakes."""
         await self.story()
