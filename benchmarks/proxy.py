@@ -1,13 +1,13 @@
 """`python -m benchmarks.proxy [--json] [--quick]`: what our two proxies cost a request, beside others.
 
-One upstream for all, an nginx that answers a chat completion at once. Each proxy has one process (one thread that
-works) on a core of its own; load and upstream are on the other core. Ours are the real programs, `python -m sidecar`
-(its model awake: state check, accounting and metrics at work) and `python -m gateway` (it reads the body for the
-model's name). All are measured in turns, round after round, and each figure is the median of the rounds' own ratios or
-differences: what else the machine does then weighs on all alike.
+One upstream for all, which answers a chat completion at once. Each proxy has one process (one thread that works) on a
+core of its own; load and upstream are one program on the other core that never sleeps and is faster than any of them.
+Ours are the real programs, `python -m sidecar` (its model awake: state check, accounting and metrics at work) and
+`python -m gateway` (it reads the body for the model's name). All are measured in turns, round after round, and each
+figure is the median of the rounds' own ratios or differences: what else the machine does then weighs on all alike.
 
 Requests per core is requests per second of CPU time that the proxy used under 32 clients. Requests per second of wall
-time are told beside it; where load and upstream, on their one core, cannot saturate a proxy, that is their limit.
+time are told beside it: on a quiet machine both say the same, on a busy one others take their part of the core.
 Added latency is that of one client alone, less the same without a proxy.
 """
 
@@ -23,7 +23,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.proxy_bed import load, setup
-from benchmarks.proxy_bed.bed import OTHER_CORE, PROXY_CORE, Bed, Subject, cores, until
+from benchmarks.proxy_bed.bed import OTHER_CORE, PROXY_CORE, Bed, cores, until
+from benchmarks.proxy_bed.subject import Subject
 from tests.testbeds.programs import Missing
 
 OURS = ("sidecar", "gateway")
@@ -39,7 +40,6 @@ class Findings:
     """All rounds of one proxy."""
 
     full: list[load.Run] = field(default_factory=list)
-    alone: list[load.Run] = field(default_factory=list)
     added_p50: list[float] = field(default_factory=list)
     added_p99: list[float] = field(default_factory=list)
     #: CPU microseconds per chunk.
@@ -55,8 +55,8 @@ def median(values: Sequence[float]) -> float:
 class Benchmark:
     """The measurements, in order."""
 
-    def __init__(self, bed: Bed, wrk: str, rounds: int, seconds: int) -> None:
-        self._bed, self._wrk, self._rounds, self._seconds = bed, wrk, rounds, seconds
+    def __init__(self, bed: Bed, rounds: int, seconds: float) -> None:
+        self._bed, self._rounds, self._seconds = bed, rounds, seconds
         self.found = {name: Findings() for name in bed.subjects}
         self.storm: dict[str, Any] = {}
 
@@ -86,14 +86,12 @@ class Benchmark:
             say(f"requests, round {number + 1} of {self._rounds}")
             subjects = self._peers_of_round(number)
             for subject in subjects:
-                load.wrk(self._wrk, subject.port, CLIENTS, 1, None) if number == 0 else None
-                run = load.wrk(self._wrk, subject.port, CLIENTS, self._seconds, subject)
+                run = load.measure(self._bed.upstream, subject.port, CLIENTS, self._seconds, subject)
                 self.found[subject.name].full.append(run)
-            direct = load.wrk(self._wrk, self._bed.upstream, 1, 1)
+            direct = load.measure(self._bed.upstream, self._bed.upstream, 1, 0.7)
             for subject in subjects:
-                run = load.wrk(self._wrk, subject.port, 1, 1, subject)
+                run = load.measure(self._bed.upstream, subject.port, 1, 0.7, subject)
                 found = self.found[subject.name]
-                found.alone.append(run)
                 found.added_p50.append(run.p50 - direct.p50)
                 found.added_p99.append(run.p99 - direct.p99)
 
@@ -102,11 +100,10 @@ class Benchmark:
         for number in range(self._rounds):
             say(f"streams, round {number + 1} of {self._rounds}")
             for subject in self._peers_of_round(number):
-                with load.streams(subject.port, STREAMS, STREAM_INTERVAL) as opened:
-                    opened.read(0.4)
-                    chunks, cpu = opened.chunks, subject.cpu()
-                    opened.read(self._seconds - 0.5)
-                    self.found[subject.name].sse.append((subject.cpu() - cpu) / (opened.chunks - chunks) * 1e6)
+                run = load.measure(
+                    self._bed.upstream, subject.port, STREAMS, self._seconds, subject, interval=STREAM_INTERVAL
+                )
+                self.found[subject.name].sse.append(1e6 / run.per_cpu_second)
 
     def run_memory(self) -> None:
         """Resident memory with 1,000 open streams that have all answered."""
@@ -198,15 +195,15 @@ def main() -> int:
         print("benchmarks.proxy: needs two cores: one for the proxy, one for load and upstream", file=sys.stderr)
         return 2
     try:
-        wrk = setup.program("wrk")
         setup.program("nginx")
+        setup.load_program()
     except Missing as missing:
         print(f"benchmarks.proxy: {missing}", file=sys.stderr)
         return 2
     began = time.monotonic()
     steps = options.only.split(",") if options.only else ["storm", "requests", "streams", "memory"]
     with Bed(() if options.quick else PEERS[1:]).running() as bed:
-        benchmark = Benchmark(bed, wrk, rounds=3 if options.quick else 5, seconds=2)
+        benchmark = Benchmark(bed, rounds=3 if options.quick else 7, seconds=1.2)
         if "storm" not in steps:
             load.storm(bed.subjects["sidecar"].port, 1, 30.0)  # wakes it
         for step in steps:

@@ -6,19 +6,18 @@ import http.client
 import json
 import os
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from benchmarks.proxy_bed import configs, setup
+from benchmarks.proxy_bed import configs, load, setup
+from benchmarks.proxy_bed.subject import MODEL, Subject
 from greenthread.kube.blocking import Client
 from greenthread.kube.config import load_config
 from greenthread.kube.resources import CRDS, ENDPOINT_SLICES, GPUS, MODELS, NAMESPACES, PODS
@@ -30,36 +29,12 @@ from tests.testbeds.programs import Missing
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
-MODEL = "bench"
 
 #: What the measured proxy does not share with the load and the upstream.
 PROXY_CORE, OTHER_CORE = 1, 0
 
 #: Seconds that the engine takes to wake in the storm: longer than all clients need to arrive.
 WAKE_SECONDS = 3.0
-
-
-@dataclass(frozen=True)
-class Subject:
-    """One proxy: where it answers, and the process whose CPU time and memory are its."""
-
-    name: str
-    port: int
-    pid: int
-
-    def cpu(self) -> float:
-        """Seconds of CPU that all threads of the process have used."""
-        total = 0
-        for task in Path(f"/proc/{self.pid}/task").iterdir():
-            total += int((task / "schedstat").read_text().split()[0])
-        return total / 1e9
-
-    def rss(self) -> float:
-        """Megabytes (2**20) in memory."""
-        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) / 1024
-        raise RuntimeError(f"{self.name} has ended")
 
 
 class Bed:
@@ -102,10 +77,7 @@ class Bed:
         return (self.folder / f"{name}.log").read_text()
 
     def _start_ours(self, api: EmbeddedApi) -> None:
-        nginx = setup.program("nginx")
-        sse = free_port()
-        self._start("sse", OTHER_CORE, [sys.executable, "-m", "benchmarks.proxy_bed.sse_upstream", str(sse)])
-        engine_config = self._write("upstream.conf", configs.nginx_upstream(str(self.folder), self.upstream, sse))
+        (self.folder / "requests").write_bytes(load.requests_file())
         make_objects(Client(load_config(api.kubeconfig)), self.upstream)
         run_dir = self.folder / "run"
         run_dir.mkdir()
@@ -132,7 +104,7 @@ class Bed:
             },
         )
         gate = (ROOT / "controller" / "gate.sh").read_text()
-        engine = f"sleep {WAKE_SECONDS}; exec {nginx} -c {engine_config} -p {self.folder}"
+        engine = f"sleep {WAKE_SECONDS}; exec {setup.load_program()} {self.upstream} {self.folder}/requests"
         self._start("engine", OTHER_CORE, ["sh", "-c", gate, "gate", "sh", "-c", engine], pod)
         self._add("sidecar", port, pid)
         port = free_port()
@@ -288,8 +260,3 @@ def until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> No
 def cores() -> set[int]:
     """Which cores this process may use."""
     return os.sched_getaffinity(0)
-
-
-def run(command: Sequence[str]) -> str:
-    """Standard output of a command; CalledProcessError when it fails."""
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -1,18 +1,9 @@
-"""Configurations of nginx (as upstream, and as peer) and HAProxy: one worker each, no access log, kept connections."""
+"""Configurations of nginx and HAProxy: one worker each, no access log, kept connections."""
 
 from __future__ import annotations
 
-ANSWER = (
-    '{"id":"chatcmpl-6f1f2a8d5e9b4c7f","object":"chat.completion","created":1763800000,"model":"bench",'
-    '"choices":[{"index":0,"message":{"role":"assistant","content":"GPU memory is scarce, so models that nobody asks '
-    "sleep and those that are asked wake; a request that finds its model asleep waits a little longer for its first "
-    'token.","refusal":null,"tool_calls":[]},"logprobs":null,"finish_reason":"stop","stop_reason":null}],'
-    '"service_tier":null,"usage":{"prompt_tokens":213,"total_tokens":256,"completion_tokens":43,'
-    '"prompt_tokens_details":null},"prompt_logprobs":null}'
-)
-
 _NGINX = """
-daemon off; {master} worker_processes 1; pid {folder}/{name}.pid; error_log stderr error;
+daemon off; worker_processes 1; pid {folder}/{name}.pid; error_log stderr error;
 events {{ worker_connections 16000; }}
 http {{
   access_log off; keepalive_requests 1000000000; keepalive_timeout 1h; tcp_nodelay on; server_tokens off;
@@ -21,19 +12,6 @@ http {{
 {rest}
 }}
 """
-
-
-def nginx_upstream(folder: str, port: int, sse_port: int) -> str:
-    """The engine: a chat completion at once, and `/v1/completions` streamed by `sse_upstream`."""
-    rest = f"""
-  proxy_http_version 1.1; proxy_buffering off; proxy_read_timeout 1h; proxy_set_header Connection "";
-  server {{
-    listen 127.0.0.1:{port} backlog=8192;
-    default_type application/json;
-    location = /v1/completions {{ proxy_pass http://127.0.0.1:{sse_port}; }}
-    location / {{ return 200 '{ANSWER}'; }}
-  }}"""
-    return _NGINX.format(folder=folder, name="upstream", master="master_process off;", rest=rest)
 
 
 def nginx_peer(folder: str, port: int, upstream: int) -> str:
@@ -47,7 +25,7 @@ def nginx_peer(folder: str, port: int, upstream: int) -> str:
     location = /v1/completions {{ proxy_buffering off; proxy_pass http://engine; }}
     location / {{ proxy_pass http://engine; }}
   }}"""
-    return _NGINX.format(folder=folder, name="peer", master="", rest=rest)
+    return _NGINX.format(folder=folder, name="peer", rest=rest)
 
 
 def haproxy_peer(port: int, upstream: int) -> str:

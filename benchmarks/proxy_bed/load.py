@@ -1,12 +1,12 @@
-"""The load: wrk for requests, sockets of our own for streams and for the storm."""
+"""The load: load.c for what is timed, Python for what is only counted."""
 
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import selectors
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from typing import cast
 
 import uvloop
 
-from benchmarks.proxy_bed.bed import MODEL, OTHER_CORE, Subject, run
+from benchmarks.proxy_bed.subject import MODEL, Subject
 
 #: What OpenAI's Python SDK sends with each request.
 SDK_HEADERS = (
@@ -54,22 +54,6 @@ BODIES = tuple(
     for number in range(67)
 )
 
-_WRK = """
-local requests, at = {}, 0
-init = function()
-  %s
-end
-request = function()
-  at = at %% #requests + 1
-  return requests[at]
-end
-done = function(summary, latency)
-  local errors = summary.errors
-  io.write(string.format("RESULT %%d %%d %%d %%d %%d\\n", summary.requests, summary.duration, latency:percentile(50),
-    latency:percentile(99), errors.status + errors.connect + errors.read + errors.write + errors.timeout))
-end
-"""
-
 
 def chat_request(body: str, path: str = "/v1/chat/completions") -> str:
     """One request, as bytes on the wire."""
@@ -80,8 +64,9 @@ def chat_request(body: str, path: str = "/v1/chat/completions") -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """What one run of wrk found."""
+    """What one run found."""
 
+    #: Requests that were answered, or chunks.
     requests: int
     seconds: float
     #: Latency, milliseconds.
@@ -99,28 +84,34 @@ class Run:
         return self.requests / self.cpu
 
 
-def wrk(program: str, port: int, clients: int, seconds: float, subject: Subject | None = None) -> Run:
-    """Kept connections that each send the next request when the last is answered. RuntimeError when one failed."""
-    lines = [f"requests[#requests + 1] = {json.dumps(chat_request(body))}" for body in BODIES]
-    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        # Lua and JSON write such strings alike, but for the backslash before a slash, which json.dumps does not make.
-        script.write(_WRK % "\n  ".join(lines))
-        script.flush()
-        before = subject.cpu() if subject else 0.0
-        output = run(
-            ["taskset", "-c", str(OTHER_CORE), program, "-t1", f"-c{clients}", f"-d{seconds}s", "-s", script.name,
-             f"http://127.0.0.1:{port}/v1/chat/completions"]
-        )  # fmt: skip
-        cpu = subject.cpu() - before if subject else 0.0
-    words = next(line for line in output.splitlines() if line.startswith("RESULT ")).split()
-    requests, micros, p50, p99, errors = map(int, words[1:])
-    if errors or not requests:
-        raise RuntimeError(f"port {port}: {errors} errors in {requests} requests\n{output}")
-    return Run(requests, micros / 1e6, p50 / 1e3, p99 / 1e3, cpu)
+def requests_file() -> bytes:
+    """What load.c sends, in its format."""
+    requests = [chat_request(body).encode() for body in BODIES]
+    return b"".join(len(request).to_bytes(4, "little") + request for request in requests)
+
+
+def measure(
+    engine: int, port: int, clients: int, seconds: float, subject: Subject | None = None, interval: float = 0.0
+) -> Run:
+    """Let the engine ask `port`: requests, or, with `interval`, streams with a chunk that often.
+
+    RuntimeError when one was not answered as it should.
+    """
+    kind = "streams" if interval else "measure"
+    pid = subject.pid if subject else 0
+    query = f"port={port}&pid={pid}&clients={clients}&seconds={seconds}&interval={interval}"
+    connection = http.client.HTTPConnection("127.0.0.1", engine, timeout=seconds + 30)
+    connection.request("GET", f"/{kind}?{query}")
+    found = json.loads(connection.getresponse().read())
+    connection.close()
+    run = Run(found["requests"] or found["chunks"], found["seconds"], found["p50"], found["p99"], found["cpu"])
+    if found["failed"] or not run.requests:
+        raise RuntimeError(f"port {port}: {found}")
+    return run
 
 
 class Streams:
-    """Open streams through a proxy, read as fast as they come."""
+    """Open streams through a proxy, for a look at its memory."""
 
     def __init__(self, port: int, count: int, interval: float) -> None:
         """`interval`: seconds between two chunks of one stream."""

@@ -1,9 +1,11 @@
-"""Gets the programs that are compared and the load generator; what cannot be had is left out with a message."""
+"""Gets the programs that are compared, and the load; what cannot be had is left out with a message."""
 
 from __future__ import annotations
 
 import shutil
 import sys
+import zlib
+from pathlib import Path
 
 from tests.testbeds.install import apt_install, locked, run_quietly
 from tests.testbeds.programs import Missing, cache
@@ -19,7 +21,7 @@ PYTHON_PEERS = (
 
 
 def program(name: str) -> str:
-    """The path of nginx, haproxy or wrk, installed by apt if need be. Raises `Missing`."""
+    """The path of nginx or haproxy, installed by apt if need be. Raises `Missing`."""
     found = _find(name)
     if found is None:
         apt_install(name, "nginx-light" if name == "nginx" else name)
@@ -27,6 +29,20 @@ def program(name: str) -> str:
     if found is None:
         raise Missing(f"{name} is not on the PATH even after its installation")
     return found
+
+
+def load_program() -> str:
+    """load.c, compiled; gcc is installed by apt if need be. Raises `Missing`."""
+    source = Path(__file__).with_name("load.c")
+    if _find("gcc") is None:
+        apt_install("gcc", "gcc")
+        apt_install("the C library's headers", "libc6-dev")
+    with locked(cache().parent / "benchmarks" / "proxy-load") as folder:
+        built = folder / f"load-{zlib.crc32(source.read_bytes()):08x}"
+        if not built.exists():
+            run_quietly(["gcc", "-O2", "-o", str(built.with_suffix(".new")), str(source)], "compiling load.c")
+            built.with_suffix(".new").rename(built)
+        return str(built)
 
 
 def _find(name: str) -> str | None:
