@@ -36,6 +36,12 @@ REFUSED = [
         HEAD + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
         400,
     ),
+    (
+        "identity, which is gone",
+        "9112 §7",
+        HEAD + b"Transfer-Encoding: identity\r\nContent-Length: 5\r\n\r\nhello",
+        400,
+    ),
     ("an unknown coding", "9112 §6.1", HEAD + b"Transfer-Encoding: gzip\r\n\r\n", 400),
     ("a coding under chunked", "9112 §6.1", HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 400),
     ("chunked not last", "9112 §6.3 4", HEAD + b"Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n", 400),
@@ -108,27 +114,28 @@ REFUSED = [
 ]
 
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+# (what, reference, bytes)
 BAD_CHUNKS = [
-    ("no size", b"\r\nhello\r\n0\r\n\r\n"),
-    ("a size that is not hexadecimal", b"g\r\nhello\r\n0\r\n\r\n"),
-    ("a size with 0x", b"0x5\r\nhello\r\n0\r\n\r\n"),
-    ("a negative size", b"-5\r\nhello\r\n0\r\n\r\n"),
-    ("a size with plus", b"+5\r\nhello\r\n0\r\n\r\n"),
-    ("a size with an underscore", b"1_0\r\nhellohellohello!\r\n0\r\n\r\n"),
-    ("a space before the size", b" 5\r\nhello\r\n0\r\n\r\n"),
-    ("a space after the size", b"5 \r\nhello\r\n0\r\n\r\n"),
-    ("a size past 15 digits", b"fffffffffffffffff\r\nhello\r\n0\r\n\r\n"),
-    ("a bare LF after the size", b"5\nhello\r\n0\r\n\r\n"),
-    ("a bare LF after the data", b"5\r\nhello\n0\r\n\r\n"),
-    ("data longer than its size", b"4\r\nhello\r\n0\r\n\r\n"),
-    ("a bare LF in an extension", b"5;a\nb\r\nhello\r\n0\r\n\r\n"),
-    ("an extension without name", b"5;\r\nhello\r\n0\r\n\r\n"),
-    ("an endless extension", b"5;a=" + b"x" * 400 + b"\r\nhello\r\n0\r\n\r\n"),
-    ("a bare LF at the end", b"0\n\n"),
-    ("a malformed trailer", b"0\r\nno colon\r\n\r\n"),
-    ("a folded trailer", b"0\r\nX-A: 1\r\n 2\r\n\r\n"),
-    ("a control byte in a trailer", b"0\r\nX-A: \x00\r\n\r\n"),
-    ("endless trailers", b"0\r\n" + b"X-A: 1\r\n" * 2000),
+    ("no size", "9112 §7.1", b"\r\nhello\r\n0\r\n\r\n"),
+    ("a size that is not hexadecimal", "9112 §7.1", b"g\r\nhello\r\n0\r\n\r\n"),
+    ("a size with 0x", "9112 §7.1", b"0x5\r\nhello\r\n0\r\n\r\n"),
+    ("a negative size", "9112 §7.1", b"-5\r\nhello\r\n0\r\n\r\n"),
+    ("a size with plus", "9112 §7.1", b"+5\r\nhello\r\n0\r\n\r\n"),
+    ("a size with an underscore", "9112 §7.1", b"1_0\r\nhellohellohello!\r\n0\r\n\r\n"),
+    ("a space before the size", "9112 §7.1", b" 5\r\nhello\r\n0\r\n\r\n"),
+    ("a space after the size", "9112 §7.1", b"5 \r\nhello\r\n0\r\n\r\n"),
+    ("a size past 15 digits", "9112 §7.1", b"fffffffffffffffff\r\nhello\r\n0\r\n\r\n"),
+    ("a bare LF after the size", "9112 §2.2", b"5\nhello\r\n0\r\n\r\n"),
+    ("a bare LF after the data", "9112 §2.2", b"5\r\nhello\n0\r\n\r\n"),
+    ("data longer than its size", "9112 §7.1", b"4\r\nhello\r\n0\r\n\r\n"),
+    ("a bare LF in an extension", "9112 §7.1.1", b"5;a\nb\r\nhello\r\n0\r\n\r\n"),
+    ("an extension without name", "9112 §7.1.1", b"5;\r\nhello\r\n0\r\n\r\n"),
+    ("an endless extension", "9112 §7.1.1", b"5;a=" + b"x" * 400 + b"\r\nhello\r\n0\r\n\r\n"),
+    ("a bare LF at the end", "9112 §2.2", b"0\n\n"),
+    ("a malformed trailer", "9112 §7.1.2", b"0\r\nno colon\r\n\r\n"),
+    ("a folded trailer", "9112 §7.1.2", b"0\r\nX-A: 1\r\n 2\r\n\r\n"),
+    ("a control byte in a trailer", "9112 §7.1.2", b"0\r\nX-A: \x00\r\n\r\n"),
+    ("endless trailers", "9112 §7.1.2", b"0\r\n" + b"X-A: 1\r\n" * 2000),
 ]
 
 
@@ -144,7 +151,7 @@ async def test_refused(data: bytes, status: int) -> None:
 
 
 @pytest.mark.parametrize("split", [False, True], ids=["at once", "byte by byte"])
-@pytest.mark.parametrize("data", [pytest.param(d, id=w) for w, d in BAD_CHUNKS])
+@pytest.mark.parametrize("data", [pytest.param(d, id=f"{w} ({ref})") for w, ref, d in BAD_CHUNKS])
 async def test_malformed_chunks_are_refused(data: bytes, split: bool) -> None:
     async with rig() as r:
         client = await r.client()

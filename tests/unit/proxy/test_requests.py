@@ -14,6 +14,8 @@ HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 async def test_pipelined_requests_are_answered_in_order() -> None:
+    """RFC 9112 §9.3.2."""
+
     async def script(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             _, body = await upstream.read_request(reader)
@@ -203,6 +205,7 @@ LIMITS = Settings(max_head_bytes=2000, max_header_fields=10, max_body_bytes=1000
     ],
 )
 async def test_limits_of_size(data: bytes, status: int) -> None:
+    """RFC 6585 §5 (431), RFC 9110 §15.5.14 (413)."""
     async with rig(settings=LIMITS) as r:
         client = await r.client()
         answer = await client.ask(data)
@@ -226,6 +229,7 @@ async def test_a_large_refused_upload_still_gets_its_answer() -> None:
 
 
 async def test_the_number_of_connections_is_limited() -> None:
+    """RFC 9110 §15.6.4 (503)."""
     async with rig(settings=Settings(max_connections=2)) as r:
         first, second = await r.client(), await r.client()
         assert (await first.ask(HEALTH)).status == (await second.ask(HEALTH)).status == 200
@@ -242,6 +246,7 @@ async def _arrived(r: Rig, size: int) -> None:
 
 
 async def test_a_slow_head_is_a_408() -> None:
+    """RFC 9110 §15.5.9: a slow sender is cut off, whatever it dribbles."""
     async with rig() as r:
         client = await r.client()
         await client.send(b"GET /v1/echo HT")

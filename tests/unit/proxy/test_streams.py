@@ -272,7 +272,7 @@ async def test_an_upstream_that_closes_when_idle_costs_nothing() -> None:
 
 
 async def test_a_request_that_may_have_run_is_not_sent_again() -> None:
-    """The upstream takes the second request off a kept connection and dies."""
+    """RFC 9110 §9.2.2: the upstream takes the second request off a kept connection and dies."""
 
     async def script(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await upstream.read_request(reader)
