@@ -20,6 +20,8 @@ VERBS = {
     "gpus": ("kubectl_greenthread.gpus:VERB", "List GPUs, who is on them and who waits."),
     "events": ("kubectl_greenthread.events:VERB", "What happened to models."),
     "logs": ("kubectl_greenthread.logs:VERB", "Print the logs of a model's engine or sidecar."),
+    "url": ("kubectl_greenthread.url:VERB", "Print where a model answers."),
+    "chat": ("kubectl_greenthread.chat:VERB", "Talk to a model; it wakes for that."),
     "wake": ("kubectl_greenthread.wake:VERB", "Wake models."),
     "sleep": ("kubectl_greenthread.sleep:VERB", "Put models to sleep; they free their GPU memory."),
     "pin": ("kubectl_greenthread.pin:VERB", "Keep models on their GPUs: they are never preempted."),

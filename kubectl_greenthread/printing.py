@@ -10,7 +10,7 @@ from greenthread.fairness import CannotFit, Obstacle, Preempt, Wait
 from greenthread.snapshot import GpuRow, ModelRow, Shown, Snapshot, next_step, why
 from greenthread.units import short_bytes, short_duration
 from kubectl_greenthread.output import tell
-from kubectl_greenthread.terminal import Cell
+from kubectl_greenthread.terminal import Cell, Terminal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +26,11 @@ def warn(session: Session, texts: Sequence[str]) -> None:
 
 
 def state_cell(session: Session, state: Shown) -> Cell:
-    return Cell(f"{session.terminal.glyph(state)} {state}", str(state))
+    return state_cell_of(session.terminal, state)
+
+
+def state_cell_of(terminal: Terminal, state: Shown) -> Cell:
+    return Cell(f"{terminal.glyph(state)} {state}", str(state))
 
 
 def for_cell(since: datetime | None, now: datetime) -> Cell:

@@ -7,14 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from greenthread.clock import SystemClock
+from greenthread.explain import accounts
 from greenthread.kube.resources import EVENTS, GPUS, PODS
 from greenthread.names import LABEL_MODEL
-from greenthread.snapshot import ModelRow, Shown, Snapshot, build, why
+from greenthread.snapshot import Builder, ModelRow, Shown, Snapshot, why
 from greenthread.units import short_duration
 from kubectl_greenthread.failures import Failure, Interrupted, TimedOut
 from kubectl_greenthread.feed import Feed, Scope
 from kubectl_greenthread.options import Session
 from kubectl_greenthread.output import out, tell
+from kubectl_greenthread.progress import FRAME, Painter, line
 from kubectl_greenthread.reading import Told, View, events_selector, told
 
 RECORD_AFTER = 2.0
@@ -78,6 +80,9 @@ class Waiter:
             for key, event in self._feed.objects[scope].items()
         }
         self._failure = ""
+        self._builder = Builder()
+        self._painter = Painter(session.terminal)
+        self._took = {goal.name: self._usual(goal) for goal in goals}
 
     def finish(self, timeout: float) -> None:
         """Returns when every goal is reached; TimedOut, Failure or Interrupted (Ctrl-C) say what became of it."""
@@ -91,15 +96,54 @@ class Waiter:
                         raise Failure(self._failure)
                     if not self._goals:
                         return
-                    if not self._feed.next(deadline - time.monotonic()):
+                    self.paint()
+                    left = deadline - time.monotonic()
+                    if not self._feed.next(min(left, FRAME) if self._painter.live else left) and left <= FRAME:
                         raise self._too_late(self._snapshot(), timeout)
             except KeyboardInterrupt:
                 what = ", ".join(f"{goal.name} still goes on to {goal.verb}" for goal in self._goals)
                 raise Interrupted(f"stopped waiting; {what}") from None
+            finally:
+                self._painter.clear()
+
+    def step(self, timeout: float) -> ModelRow:
+        """For who waits for something else meanwhile: takes in a change, shows how it goes; the first goal's row."""
+        self._feed.next(timeout)
+        snapshot = self._snapshot()
+        row = self._row(self._goals[0], snapshot)
+        if row.state is not Shown.SERVING:
+            self._progress(self._goals[0], row, snapshot, self._news(self._goals[0]))
+        self.paint()
+        return row
+
+    def close(self) -> None:
+        """Stops watching, and takes away what it has painted."""
+        self._painter.clear()
+        self._feed.__exit__()
+
+    def paint(self) -> None:
+        """Shows on a terminal how far the goals are."""
+        if self._painter.live:
+            snapshot = self._snapshot()
+            terminal = self._session.terminal
+            self._painter.paint(
+                [line(terminal, self._row(goal, snapshot), snapshot, self._took[goal.name]) for goal in self._goals]
+            )
+
+    def _usual(self, goal: Goal) -> dict[str, float]:
+        """How long the steps of a goal took last time, seconds: `engine` of a wake, `boot`, `sleep`."""
+        took: dict[str, float] = {}
+        for account in accounts(self._feed.objects[self._events[goal.name]].values()):
+            name = {"wake": "engine", "boot": "boot", "sleep": "sleep"}.get(account.kind)
+            if name and not account.error and "engine" in account.steps:
+                took[name] = account.steps["engine"]
+        return took
 
     def _snapshot(self) -> Snapshot:
         objects = self._feed.objects
-        return build(self._models, objects[self._gpus].values(), objects[self._pods].values(), SystemClock().now())
+        return self._builder.build(
+            self._models, objects[self._gpus].values(), objects[self._pods].values(), SystemClock().now()
+        )
 
     def _row(self, goal: Goal, snapshot: Snapshot) -> ModelRow:
         return next(row for row in snapshot.models if row.name == goal.name)
@@ -137,9 +181,10 @@ class Waiter:
             lines.add(why(row, snapshot))
         if self._feed.trouble:
             lines.add(f"{self._feed.trouble}; trying again")
-        for line in sorted(lines - goal.said):
-            goal.said.add(line)
-            tell(self._session.terminal.clean(line))
+        for text in sorted(lines - goal.said):
+            goal.said.add(text)
+            if not self._painter.live:
+                tell(self._session.terminal.clean(text))
 
     def _say_outcome(self, goal: Goal) -> None:
         """The sidecar's account with its times, which comes a moment after the GPUs show the result."""
@@ -155,6 +200,7 @@ class Waiter:
                 text = goal.outcome
                 break
         if not self._session.output:
+            self._painter.clear()
             out(self._session.terminal.clean(text))
 
     def _too_late(self, snapshot: Snapshot, timeout: float) -> TimedOut:
