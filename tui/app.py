@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import tzinfo
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +22,7 @@ from textual.theme import Theme
 from textual.widgets import Input
 
 from greenthread.kube.aio import AsyncClient
-from greenthread.kube.config import load_config
+from greenthread.kube.config import ClusterConfig, load_config
 from greenthread.kube.errors import KubeError
 from greenthread.snapshot import ModelRow, Shown
 from tui import commands
@@ -32,6 +33,7 @@ from tui.history import History
 from tui.known import Known
 from tui.page import Page
 from tui.pages import FIRST, PAGES
+from tui.speaker import Speaker
 from tui.theme import PLAIN, THEMES, Colours, Palette
 from tui.then import Moment
 from tui.travel import Travel
@@ -61,6 +63,7 @@ class Dashboard(App[None]):
         Binding("d", "describe", show=False),
         Binding("l", "logs", show=False),
         Binding("y", "yaml", show=False),
+        Binding("a", "chat", show=False),
         Binding("c", "copy", show=False),
         Binding("left_square_bracket", "time(-1)", show=False),
         Binding("right_square_bracket", "time(1)", show=False),
@@ -84,11 +87,15 @@ class Dashboard(App[None]):
         zone: tzinfo | None = None,
         ascii_only: bool = False,
         replay: bool = False,
+        speaker: Callable[[Key], Speaker] | None = None,
     ) -> None:
-        """`kubectl_flags`: what makes the shown commands speak to the same cluster; `zone`: of times, None: local."""
+        """`kubectl_flags`: what makes the shown commands speak to the same cluster; `zone`: of times, None: local;
+
+        `speaker`: finds the way to a model, for a chat; it may take its time, and raise KubeError.
+        """
         self.palette = THEMES[theme]  # the style sheet asks for it at once
         super().__init__()
-        self.data, self.readonly = data, readonly
+        self.data, self.readonly, self.speaker = data, readonly, speaker
         self.travel = Travel(data, only_past=replay)
         #: Only models of this namespace are shown; None: all.
         self.namespace: str | None = None
@@ -266,9 +273,16 @@ class Dashboard(App[None]):
 
     def open_chat(self, key: Key) -> None:
         """A conversation with a model."""
-        from tui.chat import Chat
+        from tui.chat import Conversation
 
-        self.goto(Chat(key))
+        if self.acts:
+            self.goto(Conversation(key))
+        else:
+            self.notify("to ask a model something would wake it: actions are off here", severity="warning")
+
+    def action_chat(self) -> None:
+        if self.page is not None and self.page.selected is not None:
+            self.open_chat(self.page.selected)
 
     def action_logs(self) -> None:
         if self.page is not None and self.page.selected is not None:
@@ -562,11 +576,23 @@ def _run(
             history=history, recorder=recorder, context=config.context or config.server,
         )  # fmt: skip
         flags = [f"--{name}={value}" for name, value in given.items() if value]
-        app = Dashboard(data, data.context, theme, readonly, flags, ascii_only=ascii_only)
+        app = Dashboard(
+            data, data.context, theme, readonly, flags, ascii_only=ascii_only, speaker=partial(_speaker, config)
+        )
     app.run()
     if app.failure is not None:
         raise app.failure
     return app.return_code or 0
+
+
+def _speaker(config: ClusterConfig, key: Key) -> Speaker:
+    """The way to a model: blocking, for a thread."""
+    from greenthread.chat import Chat
+    from greenthread.kube.blocking import Client
+    from greenthread.reach import find_gateway
+
+    client = Client(config)
+    return Chat(client, find_gateway(client), *key)
 
 
 @click.command("live", short_help="Watch GPUs and models in the terminal.")

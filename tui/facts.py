@@ -13,7 +13,7 @@ from tui.cells import Line, cut, wrap
 from tui.data import Told
 from tui.theme import GLYPHS
 from tui.view import View, key_of_row, put_state, put_with_names
-from tui.wakes import Wake
+from tui.wakes import Key, Wake
 
 STATE_OF = {
     "Woke": Shown.SERVING,
@@ -182,15 +182,20 @@ def _sentence(text: str) -> str:
     return text if text.endswith((".", "…")) or not text else f"{text}."
 
 
-def wake_line(width: int, view: View) -> list[Line]:
-    """The wake that goes on, with its steps and their times; else the last one that was told."""
+def wake_line(width: int, view: View, only: Key | None = None) -> list[Line]:
+    """The wake that goes on (of one model), with its steps and their times; else the last one that was told."""
     palette, snapshot = view.palette, view.snapshot
     line = Line(width)
     left = 10 if width >= 100 else 9
-    going = [wake for wake in view.data.wakes.current(snapshot) if snapshot.model(*wake.key) is not None]
+    going = [
+        wake
+        for wake in view.data.wakes.current(snapshot)
+        if snapshot.model(*wake.key) is not None and only in (None, wake.key)
+    ]
     if not going:
         line.put(3, "WAKE", palette.dim)
-        last = next((t for t in reversed(view.data.events) if t.record and t.record.get("kind") == "wake"), None)
+        wakes = (t for t in reversed(view.data.events) if t.record and t.record.get("kind") == "wake")
+        last = next((told for told in wakes if only in (None, told.key)), None)
         if last is None:
             line.put(left, "nothing wakes", palette.dim)
         else:
@@ -297,6 +302,15 @@ def _event(line: Line, x: int, event: Told, view: View, gap: int, named: bool) -
         line.put(x, name, palette.text)
         x += (gap or len(name)) + 2
     line.put(x, cut(event.message, line.width - x - 1), palette.dim)
+
+
+def first_words(row: ModelRow, view: View) -> str:
+    """What a request would meet now, for who is about to make one."""
+    if row.state is Shown.SERVING:
+        return f"{row.name} serves: it answers at once."
+    if row.state is Shown.SLEEPING:
+        return f"{row.name} sleeps: {_sentence(next_step(row, view.snapshot)[1])}"
+    return _sentence(why(row, view.snapshot))
 
 
 def summary(row: ModelRow, view: View, width: int) -> Line:

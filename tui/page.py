@@ -141,7 +141,7 @@ class Page(Screen[None]):
             return
         row = view.snapshot.model(*self.selected) if self.selected is not None else None
         typing = self.focused is self.prompt
-        hints = self.prompt.hints() if typing else [*self._time(view), *self.hints(view, row), *self._common()]
+        hints = self.prompt.hints() if typing else [*self._time(view), *self.hints(view, row), *self.common_hints()]
         line, spots = facts.footer(self.size.width, hints, view)
         self._footer.show([line], spots)
 
@@ -156,7 +156,8 @@ class Page(Screen[None]):
             KeyHint("end", "end" if view.then.replay else "now", True, "app.now"),
         ]
 
-    def _common(self) -> list[KeyHint]:
+    def common_hints(self) -> list[KeyHint]:
+        """The keys of every page."""
         hints = [KeyHint("/", "filter", True, "app.filter")] if self.FILTER else []
         if after := self.dashboard.page_after(1):
             hints.append(KeyHint("tab", after, True, "app.next_page(1)"))
