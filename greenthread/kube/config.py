@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from greenthread.kube import simple_yaml
 from greenthread.kube.errors import ConfigError
+from greenthread.names import GROUP
 
 if TYPE_CHECKING:
     import ssl
@@ -50,6 +51,8 @@ class ClusterConfig:
     token_file: str = ""
     basic: tuple[str, str] | None = field(default=None, repr=False)
     login: Login | None = field(default=None, repr=False)
+    extension: Mapping[str, Any] = field(default_factory=dict)
+    """What the kubeconfig says under the extension `greenthread.ai`, of the context before that of the cluster."""
 
     @property
     def where(self) -> str:
@@ -281,7 +284,8 @@ class _Merged:
             raise ConfigError(f"there is no user {user_name} in {files}; {_choices('users', self._users)}")
         there = self._clusters[cluster_name]
         who = self._users[user_name] if user_name else ({}, path)
-        return _build(name, cluster_name, user_name, _text(entry, "namespace", path), there, who)
+        extension = _extension(there[0]) | _extension(entry)
+        return _build(name, cluster_name, user_name, _text(entry, "namespace", path), there, who, extension)
 
 
 def _build(
@@ -291,6 +295,7 @@ def _build(
     namespace: str,
     there: tuple[dict[str, Any], Path],
     who: tuple[dict[str, Any], Path],
+    extension: Mapping[str, Any],
 ) -> ClusterConfig:
     cluster, cluster_path = there
     user, user_path = who
@@ -328,7 +333,17 @@ def _build(
         token_file=str(user_path.parent / token_file) if token_file else "",
         basic=(name, password) if name else None,
         login=login,
+        extension=extension,
     )
+
+
+def _extension(entry: dict[str, Any]) -> dict[str, Any]:
+    """Of a cluster or context: the content of our extension, or nothing."""
+    extensions = entry.get("extensions")
+    for each in extensions if isinstance(extensions, list) else ():
+        if isinstance(each, dict) and each.get("name") == GROUP and isinstance(each.get("extension"), dict):
+            return dict(each["extension"])
+    return {}
 
 
 def _is_address(server: str) -> bool:
