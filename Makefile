@@ -1,5 +1,5 @@
 # Everything here installs what it needs into .venv first. Only Python 3.11 or newer and make are assumed.
-.PHONY: help demo up test test-real check simulate bench model-check lock clean
+.PHONY: help demo up test test-real drill check simulate bench model-check lock clean
 
 PY := .venv/bin/python
 export PYTHONUNBUFFERED := 1
@@ -23,6 +23,11 @@ test-real: ## the tests on a real kube-apiserver and real vLLM (builds them once
 	@PYTHON="$(PYTHON)" ./scripts/install dev
 	$(PY) -m tests.testbeds.install
 	$(PY) -m pytest -m real $(ARGS)
+
+drill: ## mixed load on a real kube-apiserver while every part is killed, stopped and restarted: TIME=5m SEED=7
+	@PYTHON="$(PYTHON)" ./scripts/install dev
+	@$(PY) -m tests.testbeds.install kube
+	@$(PY) -m tests.drill --time $(or $(TIME),5m) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 check: ## formatting, lint, types, and who imports whom
 	@PYTHON="$(PYTHON)" ./scripts/install dev

@@ -120,9 +120,12 @@ class Cluster:
         api: EmbeddedApi | RealApi,
         nodes: Mapping[str, int] = GPUS_OF,
         engine_env: Mapping[str, str] = FAST_ENGINE,
+        part_env: Mapping[str, str] | None = None,
     ) -> None:
-        """`nodes`: how many GPUs each has. `engine_env`: what engine containers have in their environment."""
+        """`nodes`: how many GPUs each has. `engine_env`, `part_env`: what engines, and all our parts, have in their
+        environment."""
         self.api, self.nodes, self._engine_env = api, dict(nodes), dict(engine_env)
+        self._part_env = dict(part_env or {})
         self.real = isinstance(api, RealApi)
         #: Where pods are published. A real API server takes no loopback address in an EndpointSlice.
         self.address = _own_address() if self.real else "127.0.0.1"
@@ -188,6 +191,7 @@ class Cluster:
         folder.kubeconfig.write_bytes(self.api.kubeconfig.read_bytes())
         self.ledgers[node] = ledgers.create(folder.ledger, self.nodes[node], MEMORY)
         here = {"SIDECAR_HOST": self.address, "GATEWAY_HOST": self.address, "HEARTBEAT": HEARTBEAT}
+        here |= self._part_env
         images = {
             name: replace(image, env={**image.env, **(self._engine_env if name == "*" else here)})
             for name, image in parts.images(folder, parts.Simulation(self.nodes[node], MEMORY)).items()
