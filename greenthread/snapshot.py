@@ -190,9 +190,15 @@ class Snapshot:
     models: tuple[ModelRow, ...]
     gpus: tuple[GpuRow, ...]
     _by_name: Mapping[tuple[str, str], ModelRow] = field(default_factory=dict, repr=False)
+    _by_place: Mapping[tuple[str, int], GpuRow] = field(default_factory=dict, repr=False)
 
     def model(self, namespace: str, name: str) -> ModelRow | None:
         return self._by_name.get((namespace, name))
+
+    def on(self, replica: Replica) -> list[GpuRow]:
+        """The GPUs of a replica, as far as they are there."""
+        found = (self._by_place.get((replica.node, index)) for index in replica.gpus)
+        return [row for row in found if row is not None]
 
     @property
     def waiting(self) -> int:
@@ -226,7 +232,7 @@ class Builder:
         #: Each GPU's row, and each pod's entries on GPUs.
         self._gpus: dict[_Name, GpuRow] = {}
         self._on: dict[PodRef, dict[_Name, tuple[Gpu, Occupant]]] = {}
-        self._places: dict[tuple[str, int], Gpu] = {}
+        self._places: dict[tuple[str, int], GpuRow] = {}
         self._rows: dict[_Name, ModelRow] = {}
         self._in_order: tuple[ModelRow, ...] = ()
         self._devices: tuple[GpuRow, ...] = ()
@@ -252,7 +258,7 @@ class Builder:
                 self._rows[key] = _row(model, replicas)
         if touched:
             self._in_order = tuple(self._rows[key] for key in sorted(self._rows))
-        return Snapshot(now, self._in_order, self._devices, self._rows.copy())
+        return Snapshot(now, self._in_order, self._devices, self._rows.copy(), self._places)
 
     def _take_models(self, models: Iterable[Mapping[str, Any]]) -> set[_Name]:
         gone, come = self._seen_models.take(models)
@@ -300,7 +306,7 @@ class Builder:
             row
             for _, row in sorted(self._gpus.items(), key=lambda item: (item[1].gpu.node, item[1].gpu.index, item[0]))
         )
-        self._places = {(row.gpu.node, row.gpu.index): row.gpu for row in self._devices}
+        self._places = {(row.gpu.node, row.gpu.index): row for row in self._devices}
         return refs
 
     def _entries(self, pod: PodRef) -> list[tuple[Gpu, Occupant]]:
@@ -386,7 +392,7 @@ def next_step(row: ModelRow, snapshot: Snapshot) -> tuple[datetime | None, str]:
 def foreseen(replica: Replica, snapshot: Snapshot) -> tuple[datetime, Decision | None]:
     """What will be decided if nothing but time changes, and when."""
     moment, decision = snapshot.at, replica.decision
-    devices = [g.gpu for g in snapshot.gpus if g.gpu.node == replica.node and g.gpu.index in replica.gpus]
+    devices = [device.gpu for device in snapshot.on(replica)]
     for _ in range(8):  # each time is the end of a barrier or of somebody's minRuntime
         if replica.want is None or not isinstance(decision, Wait) or decision.coming:
             break
@@ -399,8 +405,7 @@ def foreseen(replica: Replica, snapshot: Snapshot) -> tuple[datetime, Decision |
 
 def waiters(row: ModelRow, snapshot: Snapshot) -> list[str]:
     """Other models that wait for memory on one of its GPUs, oldest first."""
-    places = {(replica.node, index) for replica in row.replicas for index in replica.gpus}
-    intents = [i for g in snapshot.gpus if (g.gpu.node, g.gpu.index) in places for i in g.waiting]
+    intents = [intent for replica in row.replicas for device in snapshot.on(replica) for intent in device.waiting]
     own = {replica.pod for replica in row.replicas}
     return list(dict.fromkeys(i.model for i in sorted(intents, key=lambda intent: intent.age) if i.pod not in own))
 
@@ -420,7 +425,7 @@ def _if_asked(row: ModelRow, snapshot: Snapshot) -> str:
     replica = next((r for r in row.replicas if r.gpus), None)
     if memory is None or replica is None:
         return "a request makes it boot"
-    devices = [g.gpu for g in snapshot.gpus if g.gpu.node == replica.node and g.gpu.index in replica.gpus]
+    devices = [device.gpu for device in snapshot.on(replica)]
     if len(devices) != len(replica.gpus):
         return ""
     want = Want(replica.pod, row.name, memory, snapshot.at, row.model.spec.fairness.max_wait_time)
@@ -506,12 +511,12 @@ def _replica(
     model: Model,
     pod: _Pod,
     entries: Sequence[tuple[Gpu, Occupant]],
-    places: Mapping[tuple[str, int], Gpu],
+    places: Mapping[tuple[str, int], GpuRow],
     now: datetime,
 ) -> Replica:
     ref, report, gpus = pod.ref, pod.report, pod.gpus
     node = entries[0][0].node if entries else pod.node
-    devices = [places[(node, index)] for index in gpus if (node, index) in places]
+    devices = [places[(node, index)].gpu for index in gpus if (node, index) in places]
     occupant = entries[0][1] if entries else None
     intent = next((found for gpu in devices if (found := gpu.intent(ref)) is not None), None)
     vram = max((entry.reserved for _gpu, entry in entries), default=0)

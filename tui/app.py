@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from datetime import tzinfo
+from datetime import timedelta, tzinfo
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -40,8 +41,11 @@ from tui.travel import Travel
 from tui.view import View, holders
 from tui.wakes import Key
 
+TENTHS = timedelta(seconds=10)
 FRAME = 0.1
 """Seconds between two looks at whether something is to be painted."""
+SETTLED = 5.0
+"""Seconds after the start when the cluster is known."""
 _MOVING = (Shown.WAKING, Shown.CONVERTING, Shown.PENDING, Shown.DEACTIVATING)
 
 
@@ -129,6 +133,8 @@ class Dashboard(App[None]):
         return PAGES[FIRST].make()
 
     def on_mount(self) -> None:
+        # what is there from the start stays: to look through it for garbage, again and again, takes 100 ms
+        self.set_timer(SETTLED, _freeze)
         self.run_worker(self._follow(), name="cluster")
         self.set_interval(FRAME, self._frame)
 
@@ -168,7 +174,7 @@ class Dashboard(App[None]):
         if page is not None:
             view = self.view()
             live = view.then is None and view.link.state == "live"
-            self._moving = live and any(row.state in _MOVING for row in view.snapshot.models)
+            self._moving = live and any(_moves(row, view) for row in view.snapshot.models)
             page.show(view)
 
     def view(self) -> View:
@@ -470,8 +476,18 @@ class Dashboard(App[None]):
         self.paint()
 
 
+def _moves(row: ModelRow, view: View) -> bool:
+    """Whether its numbers change many times a second: older times are told in whole seconds."""
+    return row.state in _MOVING and (row.since is None or view.now - row.since < TENTHS)
+
+
 def _newest(app: Dashboard, row: ModelRow) -> ModelRow:
     return app.data.snapshot().model(row.namespace, row.name) or row
+
+
+def _freeze() -> None:
+    gc.collect()
+    gc.freeze()
 
 
 def _variables(palette: Palette) -> dict[str, str]:

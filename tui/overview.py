@@ -24,6 +24,7 @@ class Overview(Page):
     def __init__(self) -> None:
         super().__init__()
         self._rows: list[ModelRow] = []
+        self._why_rows = 3
         self._gpu_heading, self._gpus = Panel("gpu-heading"), Lines("gpus")
         self._table_heading, self._models = Panel("table-heading"), Table("models")
         self._why, self._wake, self._events = Panel("why"), Panel("wake"), Panel("events")
@@ -49,22 +50,32 @@ class Overview(Page):
         rows = table.in_order(self.model_rows(view))
         self._rows = [row for row in rows if table.matches(row, self.words)] if self.words else rows
         plan = layout.plan(width, height + 2, len(view.snapshot.gpus), len(self._rows))
+        wakes = 3 if plan.events >= 10 else 1
         for widget, lines, gap in (
             (self._gpu_heading, 1, plan.top_gap),
             (self._gpus, plan.gpu_rows, False),
             (self._table_heading, 1, True),
             (self._models, plan.table_rows, False),
             (self._why, plan.why_rows, True),
-            (self._wake, 1, plan.wake_gap),
-            (self._events, plan.events, plan.events_gap),
+            (self._wake, wakes, plan.wake_gap),
+            (self._events, plan.events - (wakes - 1), plan.events_gap),
         ):
             set_height(widget, lines, int(gap))
         self._show_gpus(plan, view)
         self._show_models(view, len(rows))
+        self._why_rows = plan.why_rows
+        self._show_why(view)
+        self._wake.show(facts.wake_lines(width, wakes, view))
+        self._events.show(facts.events(width, plan.events - (wakes - 1), view))
+
+    def draw_selected(self) -> None:
+        if self._view is not None:
+            self._show_why(self._view)
+            self.show_keys()
+
+    def _show_why(self, view: View) -> None:
         row = view.snapshot.model(*self.selected) if self.selected is not None else None
-        self._why.show(facts.reasons(width, plan.why_rows, row, view))
-        self._wake.show(facts.wake_line(width, view))
-        self._events.show(facts.events(width, plan.events, view))
+        self._why.show(facts.reasons(self.size.width, self._why_rows, row, view))
 
     def _show_gpus(self, plan: layout.Plan, view: View) -> None:
         panel = self._gpus

@@ -134,6 +134,10 @@ class Page(Screen[None]):
         if self._view is not None:
             self.show(self._view)
 
+    def draw_selected(self) -> None:
+        """Another row is selected: paints what that changes outside of the table."""
+        self.again()
+
     def show_keys(self) -> None:
         """The footer."""
         view = self._view
@@ -180,7 +184,7 @@ class Page(Screen[None]):
 
     @on(Table.Moved)
     def _moved(self) -> None:
-        self.again()
+        self.draw_selected()
 
     @on(Table.Opened)
     def _opened(self) -> None:

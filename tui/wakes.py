@@ -15,6 +15,8 @@ from greenthread.gpu import State
 from greenthread.snapshot import ModelRow, Shown, Snapshot
 
 Key = tuple[str, str]
+_BEFORE = (Shown.PENDING, Shown.WAKING, Shown.CONVERTING)
+"""States on the way to serving."""
 _LINGER = timedelta(seconds=2)
 """For which a finished wake is still shown."""
 _NOTHING = timedelta(milliseconds=1)
@@ -70,16 +72,18 @@ class Wakes:
         now = snapshot.at
         seen = set()
         for row in snapshot.models:
+            if row.state not in _BEFORE and not self._wakes:
+                continue
             key = (row.namespace, row.name)
             wake = self._wakes.get(key)
             if wake is not None and wake.done is not None:
-                if row.state in (Shown.PENDING, Shown.WAKING, Shown.CONVERTING) or now > wake.done + _LINGER:
+                if row.state in _BEFORE or now > wake.done + _LINGER:
                     del self._wakes[key]
                     wake = None
                 else:
                     seen.add(key)
                     continue
-            if row.state in (Shown.PENDING, Shown.WAKING, Shown.CONVERTING):
+            if row.state in _BEFORE:
                 seen.add(key)
                 wake = self._wakes.setdefault(key, Wake(key))
                 if row.state is Shown.PENDING:
@@ -98,10 +102,9 @@ class Wakes:
     def _pending(self, wake: Wake, row: ModelRow, snapshot: Snapshot) -> None:
         now = snapshot.at
         wake.step("queue", row.since or now)
-        places = {(replica.node, index) for replica in row.replicas for index in replica.gpus}
         leaving: dict[str, Key] = {}
-        for gpu in snapshot.gpus:
-            for occupant in gpu.gpu.occupants if (gpu.gpu.node, gpu.gpu.index) in places else ():
+        for device in (device for replica in row.replicas for device in snapshot.on(replica)):
+            for occupant in device.gpu.occupants:
                 if occupant.state is State.DEACTIVATING:
                     victim = snapshot.model(occupant.pod.namespace, occupant.model)
                     flying = victim.in_flight if victim is not None else None
