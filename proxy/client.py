@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from proxy.errors import HttpError, error_body, reason
 from proxy.exchange import Exchange
+from proxy.heads import LONGEST, Seen
 from proxy.http1 import ChunkedDecoder, RequestHead
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class ClientConnection(asyncio.Protocol):
         "_head_begun",
         "_parsing",
         "_reading",
+        "_seen",
         "_server",
         "_settings",
         "_stall_deadline",
@@ -48,6 +50,7 @@ class ClientConnection(asyncio.Protocol):
         self._fd = -1
         self._exchange: Exchange | None = None
         self._buffer = b""  # of the next request
+        self._seen: Seen[RequestHead] | None = None  # the head of the last request
         self._head_begun = False
         self._parsing = False
         self._closing = False  # the last answer is written; what still comes is dropped
@@ -108,6 +111,13 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of requests."""
+        if (
+            self._exchange is None
+            and not (self._buffer or self._body_open or self._closing or self._parsing)
+            and self._writable
+            and self._start_whole(data)
+        ):
+            return
         if self._closing:
             return
         if self._body_open:
@@ -207,13 +217,28 @@ class ClientConnection(asyncio.Protocol):
     # requests
 
     def _next(self) -> None:
-        self.resume_reading()
+        if not self._reading:
+            self.resume_reading()
         self._deadline = self._server.loop.time() + self._settings.idle_timeout
         if self._buffer:
             data, self._buffer = self._buffer, b""
             self._parse(data)
         elif self._server.draining:
             self._transport.close()
+
+    def _start_whole(self, data: bytes) -> bool:
+        """The common case: start the request that `data` is, if it is just one, whole, with a head as the last one."""
+        seen = self._seen
+        found = seen.match(data) if seen is not None else None
+        if seen is None or found is None:
+            return False
+        length, end = found
+        size = len(data) - end
+        if size != (length or 0) or seen.parsed.chunked or size > self._settings.max_body_bytes:
+            return False
+        self._exchange = exchange = Exchange(self._server, self, seen.parsed, length)
+        exchange.start([data[end:]] if size else [], size)
+        return True
 
     def _parse(self, data: bytes) -> None:
         """Start the requests in `data`, until one is incomplete or has to wait for its answer."""
@@ -258,8 +283,9 @@ class ClientConnection(asyncio.Protocol):
             self._buffer = data
             return None
         self._head_begun = False
-        request, length = self._server.request_heads.read(data[:end])
-        return self._start(request, length, data[end + 4 :])
+        seen, length = self._server.request_heads.read(data[:end])
+        self._seen = seen if end <= LONGEST else None
+        return self._start(seen.parsed, length, data[end + 4 :])
 
     def _start(self, request: RequestHead, length: int | None, data: bytes) -> bytes:
         """Begin an exchange with what is there of its body. Returns what follows the body."""
@@ -298,7 +324,7 @@ class ClientConnection(asyncio.Protocol):
                 exchange.body_complete = False
                 self._start_window()
         self._exchange = exchange
-        exchange.start(body)
+        exchange.start(body, self._body_bytes)
         return data
 
     def _take_body(self, data: bytes, pieces: list[bytes]) -> bytes:

@@ -30,7 +30,11 @@ _HOLD, _COLLECT, _STREAM, _DISCARD = range(4)
 # become an error event; as it comes, but it may still say that the request was not run; not at all, for it said so.
 _AS_IS, _CODED, _TO_EVENT, _WATCHED, _NOT_RUN = range(5)
 
+_NOTHING: list[bytes] = []  # shared by all: never changed
+
 _PIECE_COST = 64  # bytes of memory that a piece of a body takes beside its own
+
+_SUCCESS = Outcome.SUCCESS
 
 CLIENT_GONE_STATUS = 499  # in metrics only: nobody reads it
 
@@ -103,12 +107,12 @@ class Exchange:
         self._client = client
         self._route: Forward | None = None
         self._mode = _HOLD
-        self._pending: list[bytes] = []
+        self._pending: list[bytes] = _NOTHING
         self._pending_bytes = 0
         self._replay: list[bytes] | None = None
         self._replay_bytes = 0
         self._collected = 0
-        self._gathered = bytearray()  # one buffer: a body that comes in tiny pieces must not cost more than its size
+        self._gathered: bytearray | None = None  # a body that comes in tiny pieces must not cost more than its size
         self._collect_limit = 0
         self._collect_then: ReadBody | None = None
         self._connection: UpstreamConnection | None = None
@@ -133,10 +137,10 @@ class Exchange:
 
     # The route
 
-    def start(self, body: list[bytes]) -> None:
-        """Route the request. `body` is what of its body has arrived."""
+    def start(self, body: list[bytes], size: int) -> None:
+        """Route the request. `body` is what of its body has arrived, `size` bytes."""
         self._pending = body
-        self._pending_bytes = sum(map(len, body)) if body else 0
+        self._pending_bytes = size
         if self.request.path == "*":  # about the server, not a resource (RFC 9110 §9.3.7)
             self.respond(Respond(204, [("Allow", "GET, HEAD, POST, OPTIONS")]))
             return
@@ -196,8 +200,8 @@ class Exchange:
         if self.body_complete:
             self._collect_done(route)
         else:
-            self._gathered += b"".join(self._pending)
-            self._pending = []
+            self._gathered = bytearray().join(self._pending)
+            self._pending = _NOTHING
             self._client.send_continue()
 
     def _count_collected(self, size: int) -> bool:
@@ -215,9 +219,9 @@ class Exchange:
         self.fail(413, f"The request body is larger than {self._collect_limit} bytes.", "request_too_large")
 
     def _collect_done(self, route: ReadBody) -> None:
-        body = bytes(self._gathered) if self._gathered else b"".join(self._pending)
-        self._gathered = bytearray()
-        self._pending = [body] if body else []
+        body = bytes(self._gathered) if self._gathered is not None else b"".join(self._pending)
+        self._gathered = None
+        self._pending = [body] if body else _NOTHING
         self._pending_bytes = len(body)
         self.content_length = len(body)
         self.chunked = False
@@ -316,7 +320,6 @@ class Exchange:
         request, route = self.request, self._route
         assert route is not None
         self._connection = connection
-        connection.start(self)
         built = request.forwarded
         if built is None or built[0] is not route:
             built = request.forwarded = (route, _forwarded_lines(request, route))
@@ -330,22 +333,24 @@ class Exchange:
         else:
             head += b"\r\n"
         self._mode = _STREAM
-        pending, self._pending = self._pending, []
-        self._pending_bytes = 0
+        pending = self._pending
         if pending:
+            self._pending = _NOTHING
+            self._pending_bytes = 0
             body = pending[0] if len(pending) == 1 else b"".join(pending)
-            self._remember(body)
-            head += self._frame(body)
+            if self._replay is not None:
+                self._remember(body)
+            head += self._frame(body) if self.chunked else body
         if self.chunked and self.body_complete:
             head += b"0\r\n\r\n"
-        connection.write(head)
+        connection.start(self, head)
         if not self.body_complete:
             self._client.send_continue()
             if connection.writable:
                 self._client.resume_reading()
 
     def _frame(self, body: bytes) -> bytes:
-        return b"%x\r\n%b\r\n" % (len(body), body) if self.chunked else body
+        return chunk(body) if self.chunked else body
 
     def _remember(self, body: bytes) -> None:
         if self._replay is None:
@@ -369,10 +374,13 @@ class Exchange:
             if self._connection is not None:
                 self._connection.write(self._frame(data))
         elif mode == _HOLD:
-            self._pending.append(data)
+            if self._pending:
+                self._pending.append(data)
+            else:
+                self._pending = [data]
             self._pending_bytes += len(data) + _PIECE_COST
             self._hold_back()
-        elif mode == _COLLECT and self._count_collected(len(data)):
+        elif mode == _COLLECT and self._count_collected(len(data)) and self._gathered is not None:
             self._gathered += data
 
     def _hold_back(self) -> None:
@@ -460,7 +468,7 @@ class Exchange:
         if self._route is not None and self._route.response_headers:
             text += _lines(self._route.response_headers)
         if self.response_lines is not None:
-            text = b"\r\n".join((text[:-2], *self.response_lines, b""))
+            text += b"\r\n".join(self.response_lines) + b"\r\n"
         if self._server.draining or not (self.body_complete or self._client.may_discard()):
             self.close = True
         if self.close:
@@ -495,7 +503,9 @@ class Exchange:
     def on_response_end(self) -> None:
         """The answer is complete."""
         self._connection = None
-        if self._answer_mode == _CODED:
+        if self._answer_mode == _AS_IS:
+            pass
+        elif self._answer_mode == _CODED:
             self.on_response_data(b"")
         elif self._answer_mode == _TO_EVENT and self._heartbeat is not None:
             answer = bytes(self._heartbeat.answer)
@@ -505,7 +515,7 @@ class Exchange:
             self._run_elsewhere()
             return
         self.flush()
-        self._finish(Outcome.SUCCESS)
+        self._finish(_SUCCESS)
 
     def on_upstream_error(self, why: str) -> None:
         """The upstream broke off."""
@@ -628,7 +638,7 @@ class Exchange:
         self.status = status
         self._client.write(self._out + before + chunk(event) + b"0\r\n\r\n")
         self._out = b""
-        self._finish(Outcome.SUCCESS)
+        self._finish(_SUCCESS)
 
     # Answers of our own
 
@@ -649,7 +659,7 @@ class Exchange:
         if body and self.request.method != "HEAD":
             self._out += body
         self.flush()
-        self._finish(Outcome.SUCCESS)
+        self._finish(_SUCCESS)
 
     def fail(
         self, status: int, message: str, code: str | None = None, headers: tuple[tuple[str, str], ...] = ()
@@ -680,7 +690,7 @@ class Exchange:
 
     def _drop_body(self) -> None:
         self._mode = _DISCARD
-        self._pending = []
+        self._pending = _NOTHING
         self._pending_bytes = 0
         self._client.resume_reading()
 
@@ -698,16 +708,17 @@ class Exchange:
         if self.finished:
             return
         self.finished = True
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.abort()
-        self._pending = []
-        self._gathered = bytearray()
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        if self._connection is not None:
+            self._connection.abort()
+            self._connection = None
+        self._pending = _NOTHING
         self._replay = None
-        self._server.collected_bytes -= self._collected
+        if self._collected:
+            self._gathered = None
+            self._server.collected_bytes -= self._collected
         if self._heartbeat is not None:
             self._heartbeat.stop()
             self._server.collected_bytes -= self._heartbeat.reserved

@@ -1,6 +1,6 @@
 """Heads that were seen before: clients and engines send the same one again and again, but for its Content-Length.
 
-What was parsed, and so checked, once is looked up by its exact bytes after that; only the length is read each time.
+What was parsed, and so checked, once is recognized by its exact bytes after that; only the length is read each time.
 """
 
 from __future__ import annotations
@@ -11,44 +11,76 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 _LIMIT = 512  # heads
-_LONGEST = 2048  # bytes of a head that is kept
-_MARK = b"\r\nContent-Length: "  # and in lower case; with other spellings a head is parsed each time
+LONGEST = 2048
+"""Bytes of a head that is kept."""
+
+_MARK = b"\r\nContent-Length: "  # and in lower case; with other spellings the length is no different from other fields
 _LOW_MARK = _MARK.lower()
+_END = b"\r\n\r\n"
+
+
+class Seen(Generic[T]):
+    """A head that was parsed."""
+
+    __slots__ = ("_after", "_before", "_split", "length", "parsed")
+
+    def __init__(self, parsed: T, before: bytes, after: bytes, length: int | None) -> None:
+        """`before` and `after`: the bytes around the digits of the length, to the empty line at the end. Without
+        `after`, `before` is all of the head, and `length` is as it says."""
+        self.parsed = parsed
+        """What the head says. Shared by all messages that begin with it: never changed."""
+        self.length = length
+        """The Content-Length of the head as a whole; another one each time when it is read by `match`."""
+        self._before, self._after, self._split = before, after, len(before)
+
+    def match(self, data: bytes) -> tuple[int | None, int] | None:
+        """Content-Length and size of the head that `data` begins with; None when that is another one, or no whole one.
+
+        What it takes for the same has the same bytes but for the digits: it would be parsed to the same.
+        """
+        if not data.startswith(self._before):
+            return None
+        split, after = self._split, self._after
+        if not after:
+            return self.length, split
+        end = data.find(b"\r", split, split + 19)
+        digits = data[split:end]
+        if end < 0 or not digits.isdigit() or not data.startswith(after, end):
+            return None
+        return int(digits), end + len(after)
 
 
 class Heads(Generic[T]):
-    """Parsed heads by their bytes. Only valid ones get in; when it is full it begins anew."""
+    """The heads seen lately, by everybody. Only valid ones get in; when it is full it begins anew."""
 
     __slots__ = ("_known", "_parse")
 
     def __init__(self, parse: Callable[[bytes], tuple[T, int | None]]) -> None:
-        """`parse`: head (without its final empty line) → what it says, never changed after, and its Content-Length."""
+        """`parse`: head (without its final empty line) → what it says, and its Content-Length."""
         self._parse = parse
-        self._known: dict[bytes, T] = {}
+        self._known: dict[tuple[bytes, bytes], Seen[T]] = {}
 
-    def read(self, head: bytes) -> tuple[T, int | None]:
-        """What `parse` gives for this head. Raises what `parse` raises."""
+    def read(self, head: bytes) -> tuple[Seen[T], int | None]:
+        """What a head (without its final empty line) says, and its Content-Length. Raises what `parse` raises."""
         length: int | None = None
         at = head.find(_MARK)
         if at < 0:
             at = head.find(_LOW_MARK)
-        if at < 0:
-            key = head
-        else:
-            at += 18  # the mark's length
-            end = head.find(b"\r\n", at)
+        before, after = head + _END, b""
+        if at >= 0:
+            at += len(_MARK)
+            end = head.find(b"\r", at)
             digits = head[at:] if end < 0 else head[at:end]
-            if not digits.isdigit() or len(digits) > 18:
-                return self._parse(head)
-            length = int(digits)
-            # Without the digits: two heads of one key differ in them only, for the mark says where they were.
-            key = head[:at] if end < 0 else head[:at] + head[end:]
-        known = self._known.get(key)
-        if known is not None:
-            return known, length
-        known, length = self._parse(head)
-        if len(key) <= _LONGEST:
+            if digits.isdigit() and len(digits) <= 18:
+                length = int(digits)
+                before, after = head[:at], _END if end < 0 else head[end:] + _END
+        seen = self._known.get((before, after))
+        if seen is not None:
+            return seen, length if after else seen.length
+        parsed, length = self._parse(head)
+        seen = Seen(parsed, before, after, length)
+        if len(head) <= LONGEST:
             if len(self._known) >= _LIMIT:
                 self._known.clear()
-            self._known[key] = known
-        return known, length
+            self._known[before, after] = seen
+        return seen, length

@@ -8,7 +8,7 @@ import socket
 from typing import TYPE_CHECKING, cast
 
 from proxy.errors import UpstreamError
-from proxy.heads import Heads
+from proxy.heads import LONGEST, Heads, Seen
 from proxy.http1 import ChunkedDecoder, ResponseHead, parse_response_head
 from proxy.routes import Upstream
 from proxy.settings import Settings
@@ -29,11 +29,12 @@ class UpstreamConnection(asyncio.Protocol):
         "_decoder",
         "_head",
         "_pool",
-        "_reading",
         "_remaining",
+        "_seen",
         "_settings",
         "exchange",
         "idle_since",
+        "reading",
         "transport",
         "upstream",
         "writable",
@@ -47,19 +48,21 @@ class UpstreamConnection(asyncio.Protocol):
         self.exchange: Exchange | None = None
         self.idle_since = 0.0
         self.writable = True
-        self._reading = True
+        self.reading = True
         self._buffer = b""
         self._head: ResponseHead | None = None
+        self._seen: Seen[ResponseHead] | None = None  # the head of the last answer
         self._decoder: ChunkedDecoder | None = None
         self._remaining = 0  # bytes of the body to come; -1 = until the connection ends
 
     # from the exchange
 
-    def start(self, exchange: Exchange) -> None:
-        """Take on a request."""
+    def start(self, exchange: Exchange, data: bytes) -> None:
+        """Take on a request, which begins with `data`."""
         self.exchange = exchange
         self._head = None
-        self._buffer = b""
+        self._decoder = None
+        self.write(data)
 
     def write(self, data: bytes) -> None:
         """Send bytes of the request."""
@@ -68,14 +71,14 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Stop reading the answer: the client is slow."""
-        if self._reading and not self.transport.is_closing():
-            self._reading = False
+        if self.reading and not self.transport.is_closing():
+            self.reading = False
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Read on."""
-        if not self._reading and not self.transport.is_closing():
-            self._reading = True
+        if not self.reading and not self.transport.is_closing():
+            self.reading = True
             self.transport.resume_reading()
 
     def abort(self) -> None:
@@ -121,45 +124,53 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.abort()
             return
         try:
-            if self._head is None:
-                body = self._read_head(exchange, data)
-                if body is not None:
-                    self._read_body(exchange, body)
-                    exchange.flush()
-            else:
+            if self._head is not None:
                 self._read_body(exchange, data)
+                return
+            body = self._read_head(exchange, data)
+            if body is not None:
+                self._read_body(exchange, body)
+                if not exchange.finished:
+                    exchange.flush()
         except (UpstreamError, ValueError) as e:
             self.abort()
             exchange.on_upstream_error(str(e))
 
     def _read_head(self, exchange: Exchange, data: bytes) -> bytes | None:
         """Look for the head; tell the exchange. Returns what follows it; None when it is incomplete or unwanted."""
-        while True:
-            if self._buffer:
-                data = self._buffer + data
-                self._buffer = b""
-            end = data.find(b"\r\n\r\n")
-            if end < 0:
-                if len(data) > MAX_RESPONSE_HEAD:
-                    raise UpstreamError("its response head is too long")
-                self._buffer = data
-                return None
-            head, length = self._pool.heads.read(data[:end])
-            data = data[end + 4 :]
-            if head.status >= 200:
-                break
-            if head.status == 101:
-                raise UpstreamError("it switched protocols unasked")
-            # 100 Continue and other interim answers end here: the client's 100 is ours
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        seen = self._seen
+        found = seen.match(data) if seen is not None else None
+        if seen is not None and found is not None:
+            head, (length, end) = seen.parsed, found
+            data = data[end:]
+        else:
+            while True:
+                end = data.find(b"\r\n\r\n")
+                if end < 0:
+                    if len(data) > MAX_RESPONSE_HEAD:
+                        raise UpstreamError("its response head is too long")
+                    self._buffer = data
+                    return None
+                seen, length = self._pool.heads.read(data[:end])
+                head = seen.parsed
+                data = data[end + 4 :]
+                if head.status >= 200:
+                    break
+                if head.status == 101:
+                    raise UpstreamError("it switched protocols unasked")
+                # 100 Continue and other interim answers end here: the client's 100 is ours
+            self._seen = seen if end <= LONGEST else None
         self._head = head
-        self._decoder = None
         if exchange.request.method == "HEAD" or head.status in (204, 304):
             self._remaining = 0
+        elif length is not None:
+            self._remaining = length
         elif head.chunked:
             self._decoder = ChunkedDecoder()
             self._remaining = 1
-        elif length is not None:
-            self._remaining = length
         else:
             self._remaining = -1
         exchange.on_response_head(head, length, self._remaining)
@@ -195,11 +206,10 @@ class UpstreamConnection(asyncio.Protocol):
                 return
             extra = length > self._remaining
             body = data[: self._remaining] if extra else data
-        head = cast(ResponseHead, self._head)
         if body:
             exchange.on_response_data(body)  # may pause this connection, so first
         self.exchange = None
-        if head.keep_alive and not extra and exchange.request_sent:
+        if self._head is not None and self._head.keep_alive and not extra and exchange.request_sent:
             self._pool.put(self)
         else:
             self.transport.abort()
@@ -246,7 +256,8 @@ class Pool:
 
     def put(self, connection: UpstreamConnection) -> None:
         """Keep a connection whose request is over."""
-        connection.resume_reading()
+        if not connection.reading:
+            connection.resume_reading()
         connection.idle_since = self._loop.time()
         idle = self._idle.get(connection.upstream)
         if idle is None:

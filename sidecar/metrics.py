@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 
 class SidecarState(StrEnum):
@@ -17,6 +19,29 @@ class SidecarState(StrEnum):
 
 
 _SECONDS = (0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 20, 30, 60, 120, 300)
+
+
+class Tally:
+    """A counter without a lock, for what happens with every request."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def inc(self) -> None:
+        self.value += 1
+
+
+class _Requests(Collector):
+    def __init__(self, name: str, success: Tally, error: Tally) -> None:
+        self._name, self._tallies = name, {"success": success, "error": error}
+
+    def collect(self) -> Iterator[Metric]:
+        family = CounterMetricFamily(self._name, "Requests that ended.", labels=["status"])
+        for status, tally in self._tallies.items():
+            family.add_metric([status], tally.value)
+        yield family
 
 
 class Metrics:
@@ -35,8 +60,8 @@ class Metrics:
         self.sleep_duration = Histogram(
             prefix + "sleep_duration_seconds", "Drain and release.", buckets=_SECONDS, registry=self.registry
         )
-        requests = Counter(prefix + "requests_total", "Requests that ended.", ["status"], registry=self.registry)
-        self.success, self.error = requests.labels("success"), requests.labels("error")
+        self.success, self.error = Tally(), Tally()
+        self.registry.register(_Requests(prefix + "requests", self.success, self.error))
         self._queue = Gauge(prefix + "queue_depth", "Requests that wait.", registry=self.registry)
         self._in_flight = Gauge(prefix + "in_flight_requests", "Requests in the engine.", registry=self.registry)
         reserved = Gauge(
@@ -57,6 +82,10 @@ class Metrics:
         self.wake_deduplications = Counter(
             prefix + "wake_deduplications_total", "Requests that joined a wake under way.", registry=self.registry
         )
+        failures = Counter(
+            prefix + "failures_total", "Wakes and boots of the engine that failed.", ["kind"], registry=self.registry
+        )
+        self.failed_wakes, self.failed_boots = failures.labels("wake"), failures.labels("boot")
         self.cas_conflicts = Counter(
             prefix + "gpu_cas_conflicts_total", "Writes of GPU objects that were refused.", registry=self.registry
         )

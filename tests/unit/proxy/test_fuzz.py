@@ -64,9 +64,11 @@ def test_an_accepted_head_means_the_same_to_h11(data: bytes) -> None:
     assume(b"\r\n\r\n" in data)
     end = data.index(b"\r\n\r\n")
     try:
-        ours, content_length = heads_seen.read(data[:end])
+        seen, content_length = heads_seen.read(data[:end])
     except HttpError:
         return
+    ours = seen.parsed
+    assert seen.match(data) == (content_length, end + 4)
     method, _, length, chunked = framing_by_h11(data[: end + 4])
     assert (ours.method, content_length, ours.chunked) == (method, length, chunked)
     assert (ours, content_length) == parse_request_head(data[:end], 100)
