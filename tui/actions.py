@@ -81,8 +81,15 @@ def _disturbed(verb: str, row: ModelRow, view: View) -> tuple[tuple[str, str], .
         flying = f"{row.in_flight} {several} {drain} (drainTimeout) to finish, then they are cut off"
     else:
         flying = "nothing just now"
-    took = f": a wake took {short_duration(row.last_wake)}" if row.last_wake is not None else ""
-    facts = [("In flight", flying), ("Comes back", f"with the next request{took}")]
+    took = f"a wake took {short_duration(row.last_wake)}" if row.last_wake is not None else ""
+    rate = view.data.rate((row.namespace, row.name))
+    often = f", and it gets {rate:.1f}/s" if rate and rate >= 0.05 else ""
+    comes = f"with the next request{often}{': ' + took if took else ''}"
+    facts = [
+        ("In flight", flying),
+        ("Meanwhile", "requests that arrive while it drains are queued, not refused"),
+        ("Comes back", comes),
+    ]
     waiting = waiters(row, view.snapshot)
     who = f"{', '.join(waiting)} waits" if len(waiting) == 1 else f"{', '.join(waiting)} wait" if waiting else ""
     facts.append(("Frees", f"{short_bytes(row.vram)} on {where(row)}, where {who or 'nobody waits'}"))

@@ -131,7 +131,7 @@ class Conversation(Page):
         set_height(self._text, max(height - 2 - 2 * gap - 2 * waits, 1), gap)
         set_height(self._wake, int(waits), 1)
         self._title.show([title])
-        self._wake.show(facts.wake_line(width, view, self._key))
+        self._wake.show(facts.wake_lines(width, 1, view, self._key))
         sign = Line(3, palette.selected)
         sign.put(1, "›", palette.strong, bold=True)
         self.query_one("#say-sign", Panel).show([sign])

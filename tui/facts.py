@@ -182,17 +182,18 @@ def _sentence(text: str) -> str:
     return text if text.endswith((".", "…")) or not text else f"{text}."
 
 
-def wake_line(width: int, view: View, only: Key | None = None) -> list[Line]:
-    """The wake that goes on (of one model), with its steps and their times; else the last one that was told."""
+def wake_lines(width: int, height: int, view: View, only: Key | None = None) -> list[Line]:
+    """The wakes that go on (of one model), with their steps and times; else the last one that was told."""
     palette, snapshot = view.palette, view.snapshot
-    line = Line(width)
-    left = 10 if width >= 100 else 9
     going = [
         wake
         for wake in view.data.wakes.current(snapshot)
         if snapshot.model(*wake.key) is not None and only in (None, wake.key)
     ]
+    lines = [Line(width) for _ in range(height)]
+    left = 10 if width >= 100 else 9
     if not going:
+        line = lines[0]
         line.put(3, "WAKE", palette.dim)
         wakes = (t for t in reversed(view.data.events) if t.record and t.record.get("kind") == "wake")
         last = next((told for told in wakes if only in (None, told.key)), None)
@@ -202,25 +203,32 @@ def wake_line(width: int, view: View, only: Key | None = None) -> list[Line]:
             x = line.put(left, view.name(last.key), palette.dim, bold=True)
             told = f"{view.time(last.at)}  "
             line.put(x + 2, cut(told + last.message, width - x - 3), palette.dim)
-        return [line]
-    wake = going[0]
-    row = snapshot.model(*wake.key)
-    assert row is not None
-    colour = palette.state(row.state)
-    line.put(1, "▎", colour)
-    line.put(3, "WAKE", colour, bold=True)
-    x = line.put(left, cut(view.name(wake.key), 30), palette.strong, bold=True) + 2
-    right = width - 1
-    if len(going) > 1:
-        right = line.end(right, f"+{len(going) - 1}", palette.dim) - 2
+        return lines
+    shown = going[:height]
+    names = max(len(view.name(wake.key)) for wake in shown)
+    for number, (line, wake) in enumerate(zip(lines, shown, strict=False)):
+        row = snapshot.model(*wake.key)
+        assert row is not None
+        colour = palette.state(row.state)
+        line.put(1, "▎", colour)
+        line.put(3, "WAKE" if number == 0 else "", colour, bold=True)
+        line.put(left, cut(view.name(wake.key), 30), palette.strong, bold=True)
+        more = len(going) - len(shown) if number == len(shown) - 1 else 0
+        _wake(line, left + min(names, 30) + 2, more, wake, row, view)
+    return lines
+
+
+def _wake(line: Line, x: int, more: int, wake: Wake, row: ModelRow, view: View) -> None:
+    palette = view.palette
+    right = line.width - 1
+    if more:
+        right = line.end(right, f"+{more}", palette.dim) - 2
     if wake.done is not None:
-        total = sum(step.seconds(view.now) for step in wake.steps[:1]) if not wake.steps else 0.0
-        total = (wake.done - wake.steps[0].began).total_seconds() if wake.steps else total
+        total = (wake.done - wake.steps[0].began).total_seconds() if wake.steps else 0.0
         right = line.end(right, f"serves after {short_duration(total)}", palette.serving, bold=True) - 2
     x = _steps(line, x, right, wake, view)
     if row.state in (Shown.WAKING, Shown.CONVERTING):
         _progress(line, x, right, row, view)
-    return [line]
 
 
 def _steps(line: Line, x: int, right: int, wake: Wake, view: View) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from greenthread.snapshot import Shown
@@ -94,7 +94,29 @@ LIGHT = Palette(
     ),
     past="#e8ab3c",
 )  # fmt: skip
-THEMES = {theme.name: theme for theme in (DARK, LIGHT)}
+HIGH_CONTRAST = replace(
+    DARK,
+    name="high-contrast", back="#000000", panel="#141414", selected="#003a5c", track="#1f1f1f",
+    text="#ffffff", strong="#ffffff", dim="#cfd3d7", faint="#8f959b", spark="#b0b6bc",
+    serving="#3dff9e", waking="#67b0ff", pending="#ffc21a", deactivating="#ff9de0", sleeping="#b4b4b4",
+    preparing="#ffffff", failed="#ff7a70", on_segment="#ffffff", number_on_segment="#ffffff",
+    occupants=(
+        ("#375881", "#8fbdf0"), ("#51143d", "#e87cc4"), ("#635644", "#d6bf9c"),
+        ("#7918d1", "#c48cff"), ("#8d2a07", "#ff9a6e"), ("#280b76", "#9a86ff"),
+    ),
+)  # fmt: skip
+COLOUR_BLIND = replace(
+    DARK,
+    name="colour-blind",
+    serving="#00f6b5", waking="#56b4e9", pending="#e69f00", deactivating="#c56c91", sleeping="#7087b1",
+    preparing="#d5dbe2", failed="#e58152", on_segment="#ffffff", number_on_segment="#ffffff",
+    occupants=(
+        ("#0072b2", "#6db8e8"), ("#a4557c", "#e7a3c4"), ("#302b08", "#b0a557"),
+        ("#00624a", "#3fbd98"), ("#7a3300", "#dd8f4f"), ("#374456", "#93a5bb"),
+    ),
+)  # fmt: skip
+"""After Okabe and Ito, moved apart in lightness until the states differ for every kind of sight."""
+THEMES = {theme.name: theme for theme in (DARK, LIGHT, HIGH_CONTRAST, COLOUR_BLIND)}
 
 
 @lru_cache(maxsize=1024)
