@@ -80,15 +80,17 @@ class Container:
                     failures = 0
             delay = min(settings.backoff_max, settings.backoff * 2.0 ** min(failures, 30))
             failures += 1
-            if isinstance(self.view.state, Terminated):
-                self.view.last = self.view.state
-                self.view.restarts += 1
+            ended = self.view.state if isinstance(self.view.state, Terminated) else None
+            # as kubelets tell it: who ended once has ended and starts again, twice is a loop
+            if ended is not None and failures > 1:
+                self._end_counts(ended)
                 self._wait("CrashLoopBackOff", f"starts again after {delay:g} s")
             try:
                 async with asyncio.timeout(delay):
                     await self._stopping.wait()
             except TimeoutError:
-                pass
+                if ended is not None and failures == 1:
+                    self._end_counts(ended)
 
     async def stop(self, grace: float) -> None:
         """End it: preStop hook, SIGTERM, and SIGKILL when `grace` seconds are over. Returns when nothing runs."""
@@ -176,6 +178,10 @@ class Container:
             log.warning("%s ended with status %d; its log is %s", self._label, code, output.path)
         around.changed()
         return code
+
+    def _end_counts(self, ended: Terminated) -> None:
+        self.view.last = ended
+        self.view.restarts += 1
 
     def _wait(self, reason: str, message: str) -> None:
         self.view.state = Waiting(reason, message)

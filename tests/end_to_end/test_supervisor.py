@@ -303,6 +303,21 @@ async def test_a_crash_restarts_with_backoff_and_tells_how_it_ended(bed: Bed) ->
         assert container(pod, 1)["restartCount"] == 0
 
 
+async def test_one_crash_is_no_crash_loop(bed: Bed, tmp_path: Path) -> None:
+    """As with kubelets: the controller takes a loop for a Model that has failed, and clients are told so."""
+    seen: set[str] = set()
+
+    def back(pod: Object) -> bool:
+        seen.add(container(pod)["state"].get("waiting", {}).get("reason", ""))
+        return is_ready(pod) and container(pod)["restartCount"] == 1
+
+    async with bed.supervisor():
+        await bed.run(shell(f"if mkdir {tmp_path}/once; then sleep 0.2; exit 3; fi; sleep 60"))
+        pod = await bed.until(back)
+        assert container(pod)["lastState"]["terminated"]["exitCode"] == 3
+        assert "CrashLoopBackOff" not in seen
+
+
 @pytest.mark.parametrize(("code", "phase"), [(0, "Succeeded"), (7, "Failed")])
 async def test_a_pod_that_never_restarts_ends(bed: Bed, code: int, phase: str) -> None:
     async with bed.supervisor():
