@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta, timezone
+from functools import lru_cache
 from typing import Protocol
 
 
@@ -26,6 +27,7 @@ _RFC3339 = re.compile(
 )
 
 
+@lru_cache(maxsize=1024)  # an object's times are read again with each of its versions
 def parse_time(text: str) -> datetime:
     """A UTC datetime from RFC 3339 text such as ``2026-11-22T14:03:22.5Z``; ValueError for anything else."""
     match = _RFC3339.fullmatch(text)

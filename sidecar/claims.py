@@ -50,7 +50,8 @@ class Claims:
         self._names = tuple(gpu_names)
         self.pod, self._model = pod, model
         self._on_change, self._on_conflict = on_change, on_conflict
-        self._parsed: dict[str, Gpu] = {}
+        # each GPU as last read, beside the object it was read from
+        self._parsed: dict[str, tuple[dict[str, Any], Gpu]] = {}
         self._reflectors = {
             name: Reflector(
                 client,
@@ -73,8 +74,7 @@ class Claims:
         for reflector in self._reflectors.values():
             await reflector.synced()
 
-    def _changed(self, _type: str, obj: dict[str, Any]) -> None:
-        self._parsed.pop(obj["metadata"]["name"], None)
+    def _changed(self, _type: str, _obj: dict[str, Any]) -> None:
         self._on_change()
 
     def _object(self, name: str) -> dict[str, Any] | None:
@@ -86,16 +86,15 @@ class Claims:
 
     def gpus(self) -> tuple[Gpu, ...]:
         """The registered GPUs of this pod, ascending by index."""
-        found = []
-        for name in self._names:
-            gpu = self._parsed.get(name)
-            if gpu is None:
-                obj = self._object(name)
-                if obj is None or not obj.get("status"):
-                    continue
-                gpu = self._parsed[name] = Gpu.from_object(obj)
-            found.append(gpu)
-        return tuple(found)
+        objects = ((name, self._object(name)) for name in self._names)
+        return tuple(self._parse(name, obj) for name, obj in objects if obj is not None and obj.get("status"))
+
+    def _parse(self, name: str, obj: dict[str, Any]) -> Gpu:
+        """The object as a Gpu, read once: a decision looks at it many times."""
+        known = self._parsed.get(name)
+        if known is None or known[0] is not obj:
+            known = self._parsed[name] = obj, Gpu.from_object(obj)
+        return known[1]
 
     # -- the protocol's writes ------------------------------------------------------------------------------------
 
@@ -303,18 +302,19 @@ class Claims:
         raise last
 
     async def _attempt(self, name: str, patch: Callable[[dict[str, Any], Gpu], Patch]) -> None:
-        """One write on one GPU. Refused: the view was read again meanwhile."""
+        """One write on one GPU. Refused: the view is newer than what this write rested on."""
         obj = self._object(name)
         if obj is None or not obj.get("status"):
             obj = await self._read(name)
-        ops = patch(obj, Gpu.from_object(obj))
+        ops = patch(obj, self._parse(name, obj))
         if not ops:
             return
         try:
             written = await self._client.patch(GPUS, name, ops, namespace=self._namespace, subresource="status")
         except (Conflict, Invalid) as error:
             self._on_conflict()
-            await self._read(name)
+            if self._object(name) is obj:  # else the watch has told already what came between
+                await self._read(name)
             log.info("claim on %s refused: %s", name, error)
             raise Refused(str(error)) from error
         self._put(name, written)
@@ -328,20 +328,21 @@ class Claims:
         before = self._object(name)
         if not self._reflectors[name].update(obj):
             return
-        self._parsed.pop(name, None)
         if before is None or self._others(before) != self._others(obj):
             self._on_change()  # the watch says nothing of a version that is known already
 
-    def _others(self, obj: dict[str, Any]) -> Gpu:
-        """The GPU less what this pod wrote: its own writes are no reason to decide again."""
-        gpu = Gpu.from_object(obj)
-        return replace(
-            gpu,
-            occupants=tuple(occupant for occupant in gpu.occupants if occupant.pod != self.pod),
-            intents=tuple(intent for intent in gpu.intents if intent.pod != self.pod),
-            wake_lock=None if self._locks(gpu) else gpu.wake_lock,
-            resource_version="",
-        )
+    def _others(self, obj: dict[str, Any]) -> dict[str, Any]:
+        """The status less what this pod wrote: its own writes are no reason to decide again."""
+        status = dict(obj.get("status") or {})
+        for key in ("occupants", "preemptionIntents"):
+            status[key] = [
+                item
+                for item in status.get(key) or ()
+                if (item["podName"], item["namespace"]) != (self.pod.name, self.pod.namespace)
+            ]
+        if (status.get("wakeLock") or {}).get("holder") == str(self.pod):
+            del status["wakeLock"]
+        return status
 
 
 def entry(
