@@ -24,10 +24,11 @@ class Usage(Exception):
 class Option:
     """One option: `Option("-n --namespace", "NAME", "Namespace.")`; without a metavar it is a switch.
 
-    `convert` makes a value of the text or raises ValueError; `complete` names what completes it (see `completing`).
+    `convert` makes a value of the text or raises ValueError; `complete` names what completes it (see `completing`),
+    `suggest` are values to offer.
     """
 
-    __slots__ = ("choices", "complete", "convert", "default", "flags", "help", "many", "metavar", "name")
+    __slots__ = ("choices", "complete", "convert", "default", "flags", "help", "many", "metavar", "name", "suggest")
 
     def __init__(
         self,
@@ -41,11 +42,12 @@ class Option:
         convert: Callable[[str], Any] | None = None,
         many: bool = False,
         complete: str = "",
+        suggest: Sequence[str] = (),
     ) -> None:
         self.flags = flags.split()
         self.metavar, self.help, self.choices, self.convert = metavar, help, choices, convert
         self.name = name or self.flags[-1].lstrip("-").replace("-", "_")
-        self.many, self.complete = many, complete
+        self.many, self.complete, self.suggest = many, complete, suggest
         self.default: Any = default if default is not None or metavar else False
 
     @property
@@ -78,19 +80,30 @@ class Argument:
 
 
 class Verb:
-    """A verb: its function is called with the values of its argument and options by name."""
+    """A verb: the function at `place` (`module:name`) is called with the values of its argument and options by name.
 
-    __slots__ = ("argument", "details", "examples", "function", "options")
+    `options` is None for a verb that parses its words itself.
+    """
+
+    __slots__ = ("argument", "examples", "options", "place", "summary")
 
     def __init__(
         self,
-        function: Callable[..., int | None],
-        argument: Argument | None,
-        options: Sequence[Option],
+        place: str,
+        summary: str,
+        argument: Argument | None = None,
+        options: Sequence[Option] | None = None,
         examples: str = "",
     ) -> None:
-        self.function, self.argument, self.options, self.examples = function, argument, options, examples
-        self.details = function.__doc__ or ""
+        self.place, self.summary, self.argument = place, summary, argument
+        self.options, self.examples = options, examples
+
+    def load(self) -> Any:
+        """The function, which is imported now."""
+        import importlib
+
+        module, _, name = self.place.partition(":")
+        return getattr(importlib.import_module(module), name)
 
 
 def find(options: Sequence[Option], flag: str) -> Option | None:
@@ -111,9 +124,9 @@ def split(words: Sequence[str], options: Sequence[Option]) -> int:
     return min(at, len(words))
 
 
-def parse(verb: Verb, words: Sequence[str]) -> dict[str, Any]:
-    """The values that the verb's function takes; options and names may be mixed. Raises Usage."""
-    values: dict[str, Any] = {option.name: ([] if option.many else option.default) for option in verb.options}
+def parse(options: Sequence[Option], argument: Argument | None, words: Sequence[str]) -> dict[str, Any]:
+    """The values that a verb's function takes; options and names may be mixed. Raises Usage."""
+    values: dict[str, Any] = {option.name: ([] if option.many else option.default) for option in options}
     names: list[str] = []
     rest = list(words)
     while rest:
@@ -124,8 +137,7 @@ def parse(verb: Verb, words: Sequence[str]) -> dict[str, Any]:
         if not word.startswith("-") or word == "-":
             names.append(word)
         else:
-            _take(verb.options, word, rest, values)
-    argument = verb.argument
+            _take(options, word, rest, values)
     if argument is None:
         if names:
             raise Usage(f"it takes no {names[0]!r}")
@@ -190,7 +202,7 @@ def usage_line(name: str, verb: Verb) -> str:
 
 def help_text(name: str, verb: Verb, width: int) -> str:
     """The whole help of a verb; `name` with the program in front."""
-    parts = [f"Usage: {usage_line(name, verb)}", *paragraphs(verb.details, width)]
+    parts = [f"Usage: {usage_line(name, verb)}", *paragraphs(verb.load().__doc__ or "", width)]
     if verb.examples:
         parts.append("Examples:\n" + "\n".join(f"  {line.strip()}" for line in verb.examples.strip().splitlines()))
     if verb.options:

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from greenthread.chat import Chat, ChatError, Kind, Piece
 from greenthread.snapshot import Shown
 from greenthread.units import short_duration
-from kubectl_greenthread.arguments import Option, Usage, Verb
+from kubectl_greenthread.arguments import Usage
 from kubectl_greenthread.failures import Failure
-from kubectl_greenthread.options import GLOBAL, MODEL, Session, whole
+from kubectl_greenthread.options import Session
 from kubectl_greenthread.output import tell
 from kubectl_greenthread.reading import View, bare_name, read_models
 from kubectl_greenthread.rendering import Plain, Shower, shower
-from kubectl_greenthread.url import URL, gateway
+from kubectl_greenthread.url import gateway
 
 LONGEST = 4 * 1024 * 1024
 """Bytes that are read from stdin at most."""
@@ -211,29 +211,3 @@ class _Pieces:
                 if piece.kind is Kind.END:
                     return
             piece = self.next(3600.0)
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 2:
-        raise ValueError(f"{text} is not between 0 and 2")
-    return value
-
-
-VERB = Verb(
-    chat,
-    MODEL,
-    (
-        Option("-m --message", "TEXT", "Ask this, print the answer, and end."),
-        Option("--system", "TEXT", "What the model is told first."),
-        Option("--max-tokens", "N", "The longest answer.", convert=whole),
-        Option("--temperature", "NUMBER", "0 to 2; the model's own if not given.", convert=_number),
-        Option("--plain", help="Print the text as it comes, without Markdown."),
-        URL,
-        *GLOBAL,
-    ),
-    """
-    chat qwen3-8b
-    git diff | chat qwen3-8b -m "Review this change"
-    """,
-)

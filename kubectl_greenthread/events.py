@@ -6,8 +6,8 @@ from greenthread.clock import SystemClock
 from greenthread.kube.errors import Forbidden
 from greenthread.kube.resources import EVENTS
 from kubectl_greenthread import printing
-from kubectl_greenthread.arguments import Option, Usage, Verb
-from kubectl_greenthread.options import ALL_NAMESPACES, GLOBAL, NO_HEADERS, SOME_MODELS, WATCH, Session, output_option
+from kubectl_greenthread.arguments import Usage
+from kubectl_greenthread.options import Session
 from kubectl_greenthread.output import is_objects, out, print_objects, tell
 from kubectl_greenthread.reading import Told, bare_name, events_selector, in_order, told
 from kubectl_greenthread.terminal import Cell, Column
@@ -18,10 +18,6 @@ if TYPE_CHECKING:
 
     from greenthread.kube.core import Object
     from kubectl_greenthread.feed import Feed
-
-REASONS = ("Woke", "Booted", "Waiting", "Preempting", "Slept", "GaveWay", "Preempted", "WakeFailed", "BootFailed",
-           "EngineDied")  # fmt: skip
-"""What sidecars tell; the controller has reasons of its own."""
 
 
 def events(session: Session, names: tuple[str, ...], watch: bool, reasons: str, warnings: bool) -> None:
@@ -99,22 +95,3 @@ def _cells(session: Session, item: Told) -> list[Cell]:
         Cell(item.reason, "failed" if item.warning else ""),
         Cell(item.message),
     ]
-
-
-VERB = Verb(
-    events,
-    SOME_MODELS,
-    (
-        output_option("json", "yaml", "name", "jsonpath", "custom-columns"),
-        WATCH,
-        Option("--reason", "REASON,...", f"Only these: {', '.join(REASONS)}.", name="reasons", default=""),
-        Option("--warnings", help="Only what went wrong."),
-        NO_HEADERS,
-        ALL_NAMESPACES,
-        *GLOBAL,
-    ),
-    """
-    events -w
-    events llama-3-1-8b --reason Woke,WakeFailed
-    """,
-)

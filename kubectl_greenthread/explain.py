@@ -10,8 +10,7 @@ from greenthread.kube.resources import EVENTS
 from greenthread.snapshot import ModelRow, Shown, Snapshot, why
 from greenthread.units import short_duration
 from kubectl_greenthread import printing
-from kubectl_greenthread.arguments import Option, Verb
-from kubectl_greenthread.options import GLOBAL, MODEL, Session, output_option, whole
+from kubectl_greenthread.options import Session
 from kubectl_greenthread.output import out, print_data
 from kubectl_greenthread.reading import View, bare_name, events_selector, read_models
 
@@ -170,14 +169,3 @@ def _data(row: ModelRow, snapshot: Snapshot, wakes: list[Wake], asked: explainin
             for wake in wakes
         ],
     }
-
-
-VERB = Verb(
-    explain,
-    MODEL,
-    (
-        output_option("json", "yaml", "jsonpath"),
-        Option("--last", "N", "How many wakes to explain; 3 if not given.", default=3, convert=whole),
-        *GLOBAL,
-    ),
-)

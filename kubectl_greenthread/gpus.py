@@ -8,9 +8,8 @@ from greenthread.kube.resources import GPUS
 from greenthread.snapshot import Builder, GpuRow, Snapshot, build
 from greenthread.units import short_bytes, short_duration
 from kubectl_greenthread import printing
-from kubectl_greenthread.arguments import Argument, Option, Verb
 from kubectl_greenthread.failures import NoSuchModel
-from kubectl_greenthread.options import GLOBAL, NO_HEADERS, READ_OUTPUT, SELECTION, WATCH, Session
+from kubectl_greenthread.options import Session
 from kubectl_greenthread.output import is_objects, out, print_objects, sorted_by, tell
 from kubectl_greenthread.reading import bare_name, list_gpus
 from kubectl_greenthread.terminal import Cell, Column
@@ -117,21 +116,3 @@ def _cells(session: Session, row: GpuRow, snapshot: Snapshot) -> list[Cell]:
         Cell(", ".join(waiting) or "-", "pending" if waiting else "dim"),
     ]
     return [*cells, Cell(gpu.product or "-"), Cell(gpu.uuid or "-")] if session.output == "wide" else cells
-
-
-VERB = Verb(
-    gpus,
-    Argument("names", "GPU...", 0, None, complete="gpus"),
-    (
-        READ_OUTPUT,
-        WATCH,
-        Option("--sort-by", "PATH", "Order, by a field: .status.availableMemoryBytes.", default=""),
-        NO_HEADERS,
-        Option("-A --all-namespaces", help="Does nothing: GPUs are everybody's."),
-        *(
-            Option(" ".join(each.flags), each.metavar, each.help.replace("Models", "GPUs"), default="")
-            for each in SELECTION
-        ),
-        *GLOBAL,
-    ),
-)

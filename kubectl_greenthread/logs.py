@@ -8,9 +8,8 @@ from greenthread.kube.core import Response, raise_for
 from greenthread.kube.errors import ApiError, KubeError
 from greenthread.kube.resources import PODS
 from greenthread.names import LABEL_MODEL
-from kubectl_greenthread.arguments import Option, Verb
 from kubectl_greenthread.failures import Failure
-from kubectl_greenthread.options import GLOBAL, MODEL, Session, seconds, whole
+from kubectl_greenthread.options import Session
 from kubectl_greenthread.output import tell
 from kubectl_greenthread.reading import bare_name, read_models
 
@@ -115,18 +114,3 @@ def _together(session: Session, pods: list[Object], params: dict[str, str], pref
         raise errors[0]
     for error in errors:
         tell(f"warning: {error.message if isinstance(error, ApiError) else error}")
-
-
-VERB = Verb(
-    logs,
-    MODEL,
-    (
-        Option("-c --container", "NAME", "engine or sidecar.", default="engine", choices=tuple(CONTAINERS)),
-        Option("-f --follow", help="Go on printing until Ctrl-C."),
-        Option("--tail", "N", "Only the last N lines.", convert=whole),
-        Option("--since", "DURATION", "Only what is younger: 10m.", convert=seconds),
-        Option("-p --previous", help="Of the container's previous run."),
-        Option("--timestamps", help="With the time in front of each line."),
-        *GLOBAL,
-    ),
-)

@@ -7,33 +7,11 @@ import sys
 
 from kubectl_greenthread.arguments import Usage, Verb, help_text, help_width, parse, split, table
 from kubectl_greenthread.options import GLOBAL, session_of
+from kubectl_greenthread.verbs import VERBS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
-VERBS = {
-    "top": ("kubectl_greenthread.top:VERB", "Who is on the GPUs, who waits, and why."),
-    "status": ("kubectl_greenthread.status:VERB", "All that is known of one model."),
-    "explain": ("kubectl_greenthread.explain:VERB", "Why wakes waited, and what stands in the way now."),
-    "models": ("kubectl_greenthread.models:VERB", "List models."),
-    "gpus": ("kubectl_greenthread.gpus:VERB", "List GPUs, who is on them and who waits."),
-    "events": ("kubectl_greenthread.events:VERB", "What happened to models."),
-    "logs": ("kubectl_greenthread.logs:VERB", "Print the logs of a model's engine or sidecar."),
-    "url": ("kubectl_greenthread.url:VERB", "Print where a model answers."),
-    "chat": ("kubectl_greenthread.chat:VERB", "Talk to a model; it wakes for that."),
-    "wake": ("kubectl_greenthread.wake:VERB", "Wake models."),
-    "sleep": ("kubectl_greenthread.sleep:VERB", "Put models to sleep; they free their GPU memory."),
-    "pin": ("kubectl_greenthread.pin:VERB", "Keep models on their GPUs: they are never preempted."),
-    "unpin": ("kubectl_greenthread.unpin:VERB", "Let models give way again."),
-    "preempt": ("kubectl_greenthread.preempt:VERB", "Make a model give its GPU memory to others."),
-    "live": ("tui.app:live", "Watch GPUs and models in the terminal."),
-    "dashboard": ("tui.app:dashboard", "Open the dashboard."),
-    "up": ("localcluster.up:command", "Run GreenThread on this machine, without Kubernetes."),
-    "demo": ("localcluster.demo:command", "Show the whole thing on simulated GPUs in two minutes."),
-    "version": ("kubectl_greenthread.version:VERB", "Print the version."),
-}
-"""Name → where its Verb (or click command) is, and what it does. Imported only when used."""
 
 EXTRAS = {"tui": "tui", "localcluster": "local"}
 """What to install, by the package a verb is in."""
@@ -48,23 +26,21 @@ def available() -> list[str]:
     """The verbs whose code is installed."""
     import importlib.util
 
-    def is_there(place: str) -> bool:
-        return importlib.util.find_spec(place.partition(":")[0]) is not None
+    def is_there(verb: Verb) -> bool:
+        return verb.options is not None or importlib.util.find_spec(verb.place.partition(":")[0]) is not None
 
-    return [name for name, (place, _) in VERBS.items() if place.startswith(f"{__package__}.") or is_there(place)]
+    return [name for name, verb in VERBS.items() if is_there(verb)]
 
 
 def load(name: str) -> Any:
-    """A verb of the table: a `Verb`, or a click command of a package that is not ours. Usage if there is none."""
-    import importlib
-
-    if name not in VERBS or (not VERBS[name][0].startswith(f"{__package__}.") and name not in available()):
+    """A verb's function, or its click command. Usage if there is none, Failure if a package is missing for it."""
+    verb = VERBS.get(name)
+    if verb is None or (verb.options is None and name not in available()):
         raise Usage(_no_verb(name))
-    module, _, attribute = VERBS[name][0].partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        return verb.load()
     except ModuleNotFoundError as error:
-        extra = EXTRAS.get(module.partition(".")[0])
+        extra = EXTRAS.get(verb.place.partition(".")[0])
         if extra is None:
             raise
         from kubectl_greenthread.failures import Failure
@@ -81,7 +57,7 @@ def _no_verb(name: str) -> str:
 
 def _help(program: str) -> str:
     width = help_width()
-    verbs = [(name, VERBS[name][1]) for name in available()]
+    verbs = [(name, VERBS[name].summary) for name in available()]
     parts = [
         f"Usage: {program} VERB [ARGUMENTS] [OPTIONS]",
         SUMMARY,
@@ -95,41 +71,40 @@ def _help(program: str) -> str:
 def _dispatch(args: list[str], program: str) -> int:
     at = split(args, GLOBAL)
     before, name, after = args[:at], args[at] if at < len(args) else "", args[at + 1 :]
+    if name == "__complete":  # as cobra calls it
+        from kubectl_greenthread.completing import answer
+
+        sys.stdout.write(answer(after))
+        return 0
     if name == "help":
         name, after = (after[0], ["--help"]) if after else ("", [])
     if not name:
         if before and before[-1] not in ("-h", "--help"):
-            parse(Verb(_dispatch, None, GLOBAL), before)
+            parse(GLOBAL, None, before)
         print(_help(program))
         return 0
     if name == "--":
         raise Usage(_no_verb("--"))
-    verb = load(name)
-    if not isinstance(verb, Verb):
-        return _run_click(verb, before, after, f"{program} {name}")
-    try:
-        values = _values(verb, [*before, *after])
-    except Usage as error:
-        raise Usage(f"{error} (see `{program} {name} --help`)") from None
-    if values is None:
-        print(help_text(f"{program} {name}", verb, help_width()))
-        return 0
-    return verb.function(session_of(values), **values) or 0
-
-
-def _values(verb: Verb, words: list[str]) -> dict[str, Any] | None:
-    """None: help is wanted, whatever else is missing."""
+    verb = VERBS.get(name)
+    if verb is None or verb.options is None:
+        return _run_click(load(name), before, after, f"{program} {name}")
+    words = [*before, *after]
     end = words.index("--") if "--" in words else len(words)
     if any(word in ("-h", "--help") for word in words[:end]):
-        return None
-    return parse(verb, words)
+        print(help_text(f"{program} {name}", verb, help_width()))
+        return 0
+    try:
+        values = parse(verb.options, verb.argument, words)
+    except Usage as error:
+        raise Usage(f"{error} (see `{program} {name} --help`)") from None
+    return load(name)(session_of(values), **values) or 0
 
 
 def _run_click(command: Any, before: list[str], after: list[str], program: str) -> int:
     """A verb of another package, which uses click; options before its name count as defaults."""
     import click
 
-    given = parse(Verb(_dispatch, None, GLOBAL), before)
+    given = parse(GLOBAL, None, before)
     defaults = {name: value for name, value in given.items() if value}
     try:
         code = command.main(after, prog_name=program, standalone_mode=False, default_map=defaults)

@@ -6,17 +6,7 @@ from greenthread.clock import SystemClock
 from greenthread.kube.resources import GPUS, MODELS, PODS
 from greenthread.snapshot import Builder, ModelRow, Snapshot
 from kubectl_greenthread import printing
-from kubectl_greenthread.arguments import Option, Verb
-from kubectl_greenthread.options import (
-    ALL_NAMESPACES,
-    GLOBAL,
-    NO_HEADERS,
-    READ_OUTPUT,
-    SELECTION,
-    SOME_MODELS,
-    WATCH,
-    Session,
-)
+from kubectl_greenthread.options import Session
 from kubectl_greenthread.output import is_objects, out, print_objects, sorted_by, tell
 from kubectl_greenthread.reading import MODEL_PODS, bare_name, list_gpus, read_all, read_objects
 from kubectl_greenthread.terminal import Cell, Column
@@ -116,23 +106,3 @@ def _cells(session: Session, row: ModelRow, snapshot: Snapshot) -> list[Cell]:
             Cell(format_duration(fairness.max_wait_time)),
         ]
     return cells
-
-
-VERB = Verb(
-    models,
-    SOME_MODELS,
-    (
-        READ_OUTPUT,
-        WATCH,
-        Option("--sort-by", "PATH", "Order, by a field: .status.servingMemoryPerGPU.", default=""),
-        NO_HEADERS,
-        ALL_NAMESPACES,
-        *SELECTION,
-        *GLOBAL,
-    ),
-    """
-    models -A -o wide
-    models -l team=nlp --sort-by .metadata.creationTimestamp
-    models -o custom-columns=NAME:.metadata.name,PHASE:.status.phase
-    """,
-)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from functools import cached_property
 
-from kubectl_greenthread.arguments import Argument, Option
+from kubectl_greenthread.arguments import Option
 from kubectl_greenthread.terminal import Terminal
 
 TYPE_CHECKING = False
@@ -106,6 +105,14 @@ def whole(text: str) -> int:
     return int(text)
 
 
+def number(text: str) -> float:
+    """A temperature."""
+    value = float(text)
+    if not 0 <= value <= 2:
+        raise ValueError(f"{text} is not between 0 and 2")
+    return value
+
+
 CONNECTION = (
     Option("-n --namespace", "NAME", "Namespace; the context's if not given.", complete="namespaces"),
     Option("--kubeconfig", "FILE", "Kubeconfig file to use instead of $KUBECONFIG.", complete="files"),
@@ -139,10 +146,6 @@ DRY_RUN = Option("--dry-run", "HOW", "client: only say what would be sent; serve
                  default="none", choices=("none", "client", "server"))  # fmt: skip
 YES = Option("-y --yes", help="Do not ask before something running is disturbed.")
 
-MODELS = Argument("names", "MODEL...", 1, None)
-SOME_MODELS = Argument("names", "MODEL...", 0, None)
-MODEL = Argument("name", "MODEL")
-
 KINDS = ("json", "yaml", "name", "wide", "jsonpath", "custom-columns")
 """What -o may be; a verb may have less."""
 
@@ -167,14 +170,9 @@ def output_option(*kinds: str) -> Option:
 
     shown = [f"{kind}=…" if kind in ("jsonpath", "custom-columns") else kind for kind in kinds]
     return Option("-o --output", "FORMAT", f"How to print the result: {', '.join(shown)}.", convert=convert,
-                  complete="outputs", choices=())  # fmt: skip
+                  suggest=[text.replace("…", "") for text in shown])  # fmt: skip
 
 
 ACT_OUTPUT = output_option("json", "yaml", "name", "jsonpath", "custom-columns")
 DATA_OUTPUT = output_option("json", "yaml", "name", "jsonpath")
 READ_OUTPUT = output_option(*KINDS)
-
-
-def acting(*more: Option) -> Sequence[Option]:
-    """The options of a verb that acts on Models."""
-    return (*more, *WAIT, DRY_RUN, ACT_OUTPUT, *GLOBAL)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from greenthread.snapshot import Shown
 from kubectl_greenthread import acting
-from kubectl_greenthread.arguments import Verb
-from kubectl_greenthread.options import ACT_OUTPUT, DRY_RUN, GLOBAL, MODELS, Session
+from kubectl_greenthread.options import Session
 
 
 def pin(session: Session, names: tuple[str, ...]) -> None:
@@ -20,6 +19,3 @@ def pin(session: Session, names: tuple[str, ...]) -> None:
         then = "it stays on its GPU" if row.state is Shown.SERVING else "once awake it stays on its GPU"
         words.append(f"pinned {row.name}: {then} and is never preempted")
     acting.answer(session, [changed.get(model["metadata"]["name"], model) for model in view.models], words)
-
-
-VERB = Verb(pin, MODELS, (DRY_RUN, ACT_OUTPUT, *GLOBAL))

@@ -5,10 +5,8 @@ from __future__ import annotations
 from greenthread.names import ANNOTATION_PREEMPT, ANNOTATION_WAKE
 from greenthread.snapshot import ModelRow, Shown
 from kubectl_greenthread import acting
-from kubectl_greenthread.arguments import Option, Verb
 from kubectl_greenthread.failures import Failure
-from kubectl_greenthread.options import MODEL, YES, Session
-from kubectl_greenthread.options import acting as acting_options
+from kubectl_greenthread.options import Session
 from kubectl_greenthread.reading import bare_name
 from kubectl_greenthread.waiting import Waiter, slept, woke
 
@@ -58,13 +56,3 @@ def _must_meet(victim: ModelRow, waker: ModelRow) -> None:
             f"{victim.name} is on {', '.join(victim.places)} and {waker.name} on {', '.join(waker.places)}: "
             "preempting the one makes no room for the other"
         )
-
-
-VERB = Verb(
-    preempt,
-    MODEL,
-    acting_options(
-        Option("--for", "MODEL", "Wake this model on the memory that becomes free.", name="other", complete="models"),
-        YES,
-    ),
-)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from greenthread.names import ANNOTATION_SLEEP
 from kubectl_greenthread import acting
-from kubectl_greenthread.arguments import Verb
-from kubectl_greenthread.options import MODELS, YES, Session
-from kubectl_greenthread.options import acting as acting_options
+from kubectl_greenthread.options import Session
 from kubectl_greenthread.waiting import Waiter, slept
 
 
@@ -30,6 +28,3 @@ def sleep(session: Session, names: tuple[str, ...], yes: bool, wait: bool, timeo
     acting.answer(session, models, words)
     if waiter is not None:
         waiter.finish(timeout)
-
-
-VERB = Verb(sleep, MODELS, acting_options(YES))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from greenthread.snapshot import ModelRow, Snapshot, place, why
 from greenthread.units import format_duration, human_bytes, short_duration
 from kubectl_greenthread import printing
-from kubectl_greenthread.arguments import Verb
-from kubectl_greenthread.options import DATA_OUTPUT, GLOBAL, MODEL, NO_HEADERS, Session
+from kubectl_greenthread.options import Session
 from kubectl_greenthread.output import out, print_data, print_objects
 from kubectl_greenthread.reading import Told, bare_name, read_events, read_models
 from kubectl_greenthread.terminal import Cell, Column
@@ -150,6 +149,3 @@ def _events(session: Session, events: list[Told], snapshot: Snapshot) -> list[st
         for item in events[-EVENTS_SHOWN:]
     ]
     return session.terminal.table(columns, rows, session.headers)
-
-
-VERB = Verb(status, MODEL, (DATA_OUTPUT, NO_HEADERS, *GLOBAL))

@@ -10,17 +10,8 @@ from greenthread.kube.resources import GPUS, MODELS, PODS
 from greenthread.snapshot import Builder, GpuRow, ModelRow, Shown, Snapshot, why
 from greenthread.units import GIB, short_bytes, short_duration
 from kubectl_greenthread import printing
-from kubectl_greenthread.arguments import Option, Usage, Verb
-from kubectl_greenthread.options import (
-    ALL_NAMESPACES,
-    GLOBAL,
-    NO_HEADERS,
-    SELECTION,
-    SOME_MODELS,
-    WATCH,
-    Session,
-    output_option,
-)
+from kubectl_greenthread.arguments import Usage
+from kubectl_greenthread.options import Session
 from kubectl_greenthread.output import is_objects, out, print_data, print_objects, tell
 from kubectl_greenthread.reading import MODEL_PODS, bare_name, list_gpus, read_all
 from kubectl_greenthread.terminal import Cell, Column
@@ -46,18 +37,16 @@ SORT_KEYS: dict[str, Callable[[ModelRow], Any]] = {
     "queue": lambda row: -(row.queued or 0),
     "last-wake": lambda row: -(row.last_wake or 0.0),
 }
-"""What --sort-by takes: names of columns; numbers and times are shown largest first."""
+"""What the columns of `--sort-by` mean."""
 
 
-def top(session: Session, names: tuple[str, ...], watch: bool) -> None:
+def top(session: Session, names: tuple[str, ...], watch: bool, prometheus: str) -> None:
     """Show each GPU's memory with who holds it, and each model with its state and why the waiting wait.
 
     In a narrow terminal columns go in this order: FLAGS, LAST WAKE, IN-FLIGHT, QUEUE; TEMP, UTIL.
 
     With -w on a terminal the picture stays and follows the cluster; elsewhere every changed model is a new line.
     """
-    if session.sort_by and session.sort_by not in SORT_KEYS:
-        raise Usage(f"--sort-by is one of {', '.join(SORT_KEYS)}, not {session.sort_by!r}")
     if watch:
         _watch(session, names)
         return
@@ -266,23 +255,3 @@ def waiting_lines(session: Session, snapshot: Snapshot) -> list[str]:
     if len(waiting) > WAITING_SHOWN:
         lines.append(f"and {len(waiting) - WAITING_SHOWN} more models wait")
     return lines
-
-
-VERB = Verb(
-    top,
-    SOME_MODELS,
-    (
-        output_option("json", "yaml", "wide", "name", "jsonpath"),
-        WATCH,
-        Option("--sort-by", "COLUMN", f"Order of the models: {', '.join(SORT_KEYS)}.", default="", complete="columns"),
-        NO_HEADERS,
-        ALL_NAMESPACES,
-        *SELECTION,
-        *GLOBAL,
-    ),
-    """
-    top -A
-    top -w --sort-by queue
-    top -o jsonpath='{range .models[?(@.state=="pending")]}{.name}: {.why}{"\\n"}{end}'
-    """,
-)

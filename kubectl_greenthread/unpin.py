@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from kubectl_greenthread import acting
-from kubectl_greenthread.arguments import Verb
-from kubectl_greenthread.options import ACT_OUTPUT, DRY_RUN, GLOBAL, MODELS, Session
+from kubectl_greenthread.options import Session
 
 
 def unpin(session: Session, names: tuple[str, ...]) -> None:
@@ -18,6 +17,3 @@ def unpin(session: Session, names: tuple[str, ...]) -> None:
         changed[row.name] = acting.patch(session, row, acting.pinned(False))
         words.append(f"unpinned {row.name}: it sleeps when idle and may be preempted")
     acting.answer(session, [changed.get(model["metadata"]["name"], model) for model in view.models], words)
-
-
-VERB = Verb(unpin, MODELS, (DRY_RUN, ACT_OUTPUT, *GLOBAL))

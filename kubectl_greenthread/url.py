@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from greenthread.reach import find_gateway
-from kubectl_greenthread.arguments import Argument, Option, Verb
-from kubectl_greenthread.options import GLOBAL, Session
+from kubectl_greenthread.options import Session
 from kubectl_greenthread.output import out, tell
 from kubectl_greenthread.reading import bare_name, read_models
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from greenthread.reach import Address
-
-URL = Option("--url", "URL", "The gateway's address, instead of looking for it (also: $GREENTHREAD_URL).", default="")
 
 
 def url(session: Session, name: str | None, url: str) -> None:
@@ -43,6 +40,3 @@ def gateway(session: Session, given: str) -> Address:
     import os
 
     return find_gateway(session.client, given or os.environ.get("GREENTHREAD_URL", ""))
-
-
-VERB = Verb(url, Argument("name", "MODEL", 0, 1), (URL, *GLOBAL))

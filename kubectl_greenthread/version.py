@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from kubectl_greenthread.arguments import Verb
-from kubectl_greenthread.options import GLOBAL, Session
+from kubectl_greenthread.options import Session
 from kubectl_greenthread.output import out
 
 
@@ -21,6 +20,3 @@ def installed() -> str:
         return version_of("greenthread")
     except PackageNotFoundError:
         return "unknown"
-
-
-VERB = Verb(version, None, GLOBAL)

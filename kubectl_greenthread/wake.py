@@ -5,9 +5,7 @@ from __future__ import annotations
 from greenthread.names import ANNOTATION_WAKE
 from greenthread.snapshot import Shown
 from kubectl_greenthread import acting
-from kubectl_greenthread.arguments import Verb
-from kubectl_greenthread.options import MODELS, Session
-from kubectl_greenthread.options import acting as acting_options
+from kubectl_greenthread.options import Session
 from kubectl_greenthread.waiting import Waiter, woke
 
 
@@ -31,6 +29,3 @@ def wake(session: Session, names: tuple[str, ...], wait: bool, timeout: float) -
     acting.answer(session, models, words)
     if waiter is not None:
         waiter.finish(timeout)
-
-
-VERB = Verb(wake, MODELS, acting_options(), "wake qwen3-8b --wait")

@@ -154,12 +154,7 @@ def load_config(
     In order: the file `kubeconfig`; the files of $KUBECONFIG, merged; ~/.kube/config; the service account of the pod
     we run in. Raises ConfigError with what to do.
     """
-    if kubeconfig:
-        paths, must_exist = [Path(kubeconfig)], True
-    elif environ.get("KUBECONFIG"):
-        paths, must_exist = [Path(part) for part in environ["KUBECONFIG"].split(os.pathsep) if part], False
-    else:
-        paths, must_exist = [Path(environ.get("HOME") or os.path.expanduser("~")) / ".kube" / "config"], False
+    paths, must_exist = _paths(kubeconfig, environ)
     merged = _Merged()
     for path in paths:
         if must_exist or os.path.exists(path):
@@ -173,6 +168,24 @@ def load_config(
             "or run `greenthread up` for a cluster on this machine"
         )
     return merged.resolve(context, cluster, user)
+
+
+def _paths(kubeconfig: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> tuple[list[Path], bool]:
+    """The kubeconfig files, and whether they must exist."""
+    if kubeconfig:
+        return [Path(kubeconfig)], True
+    if environ.get("KUBECONFIG"):
+        return [Path(part) for part in environ["KUBECONFIG"].split(os.pathsep) if part], False
+    return [Path(environ.get("HOME") or os.path.expanduser("~")) / ".kube" / "config"], False
+
+
+def names_in_kubeconfig(kind: str, kubeconfig: str | None = None, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Names of the `contexts`, `clusters` or `users` that options may name. Raises ConfigError."""
+    merged = _Merged()
+    for path in _paths(kubeconfig, environ)[0]:
+        if path.exists():
+            merged.add(path, read_kubeconfig(path))
+    return sorted(merged.named(kind))
 
 
 def in_cluster(environ: Mapping[str, str] = os.environ, folder: Path = SERVICE_ACCOUNT) -> ClusterConfig:
@@ -258,6 +271,10 @@ class _Merged:
                     raise ConfigError(f"kubeconfig {path}: {singular} {entry.get('name')} must be a mapping")
                 into.setdefault(_text(entry, "name", path), (body, path))
                 self.empty = False
+
+    def named(self, kind: str) -> Mapping[str, object]:
+        """The entries of `contexts`, `clusters` or `users`, by name."""
+        return {"contexts": self._contexts, "clusters": self._clusters, "users": self._users}[kind]
 
     def resolve(self, context: str | None, cluster: str | None, user: str | None) -> ClusterConfig:
         files = ", ".join(str(path) for path in self._paths) or "no file"

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from kubectl_greenthread.main import VERBS, program_name
+from kubectl_greenthread.main import program_name
+from kubectl_greenthread.verbs import VERBS
 from kubectl_greenthread.terminal import Terminal
 from tests.unit.greenthread_kube.scripted import Answer, Asked, status
 
