@@ -32,6 +32,7 @@ from tui.data import ClusterData, Link
 from tui.dialogs import Confirm, Help
 from tui.history import History
 from tui.known import Known
+from tui.measures import Chart
 from tui.page import Page
 from tui.pages import FIRST, PAGES
 from tui.speaker import Speaker
@@ -41,6 +42,8 @@ from tui.travel import Travel
 from tui.view import View, holders
 from tui.wakes import Key
 
+Measured = Callable[[float, float, float], "list[Chart]"]
+"""Charts from a time to a time (seconds since 1970), with the bytes of all GPUs."""
 TENTHS = timedelta(seconds=10)
 FRAME = 0.1
 """Seconds between two looks at whether something is to be painted."""
@@ -92,14 +95,16 @@ class Dashboard(App[None]):
         ascii_only: bool = False,
         replay: bool = False,
         speaker: Callable[[Key], Speaker] | None = None,
+        measured: Measured | None = None,
     ) -> None:
         """`kubectl_flags`: what makes the shown commands speak to the same cluster; `zone`: of times, None: local;
 
         `speaker`: finds the way to a model, for a chat; it may take its time, and raise KubeError.
+        `measured`: the charts of a time, by Prometheus, as `tui.prometheus.Measured`; it may do the same.
         """
         self.palette = THEMES[theme]  # the style sheet asks for it at once
         super().__init__()
-        self.data, self.readonly, self.speaker = data, readonly, speaker
+        self.data, self.readonly, self.speaker, self.measured = data, readonly, speaker, measured
         self.travel = Travel(data, only_past=replay)
         #: Only models of this namespace are shown; None: all.
         self.namespace: str | None = None
@@ -593,12 +598,27 @@ def _run(
         )  # fmt: skip
         flags = [f"--{name}={value}" for name, value in given.items() if value]
         app = Dashboard(
-            data, data.context, theme, readonly, flags, ascii_only=ascii_only, speaker=partial(_speaker, config)
-        )
+            data, data.context, theme, readonly, flags, ascii_only=ascii_only, speaker=partial(_speaker, config),
+            measured=_measured(config),
+        )  # fmt: skip
     app.run()
     if app.failure is not None:
         raise app.failure
     return app.return_code or 0
+
+
+def _measured(config: ClusterConfig) -> Measured:
+    """Charts by Prometheus, which is looked for when they are first shown."""
+    found: list[Measured] = []
+
+    def ask(since: float, until: float, memory: float) -> list[Chart]:
+        from tui.prometheus import Measured as Asking
+
+        if not found:
+            found.append(Asking(config))
+        return found[0](since, until, memory)
+
+    return ask
 
 
 def _speaker(config: ClusterConfig, key: Key) -> Speaker:

@@ -18,8 +18,10 @@ from greenthread.kube.resources import EVENTS, GPUS, MODELS, PODS, Resource, key
 from greenthread.names import DEFAULT_NAMESPACE, LABEL_MODEL
 from tui.history import History
 from tui.known import KINDS, SAMPLE, Known, Told, fill_of, read_event
+from tui.past import survey
 from tui.recorded import kept
 from tui.recording import CannotRecord, Recorder
+from tui.series import Seen
 from tui.wakes import Key
 
 __all__ = ["ClusterData", "Link", "Told", "fill_of", "read_event"]
@@ -78,6 +80,8 @@ class ClusterData(Known):
             group.create_task(self._follow(EVENTS, models, field_selector="involvedObject.kind=Model"))
             group.create_task(self._sample())
             group.create_task(self._begin())
+            if self.history.segments:
+                group.create_task(self._survey())
             if self._recorder is not None:
                 group.create_task(self._record(self._recorder))
 
@@ -167,6 +171,16 @@ class ClusterData(Known):
         now = self.clock.now().timestamp()
         self.history.begin(now, self.state(), context=self.context, namespace=self.namespace)
         self._begun = True
+
+    async def _survey(self) -> None:
+        """Measures what a recording holds from before, a little at a time."""
+        before = Seen()
+        began = _loop_time()
+        for _ in survey(self.history, before):
+            if _loop_time() - began > 0.01:
+                await asyncio.sleep(0.02)
+                began = _loop_time()
+        self.seen.follow(before)
 
     async def _sample(self) -> None:
         while True:

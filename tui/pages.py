@@ -35,6 +35,7 @@ PAGES = {
         Entry("waits", "", "tui.waits:Waits", "who waits for what, behind whom, and what comes next"),
         Entry("models", "m", "tui.models:Models", "every model, sorted as you like"),
         Entry("gpus", "u", "tui.gpus:Gpus", "every GPU by node: who holds it, who waits for it"),
+        Entry("charts", "v", "tui.charts:Charts", "wake latency, requests, queue, preemptions, GPU use and memory"),
         Entry("events", "e", "tui.events:Events", "what happened, newest first"),
     )
 }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 
 from greenthread.kube.resources import EVENTS, GPUS
 from tui.history import History, advance, nothing
 from tui.known import SAMPLE, Known, Told, read_event
+from tui.series import Seen
 from tui.wakes import Key
 
 WARM = 65.0
@@ -110,6 +111,34 @@ class Past:
             self.known.sample()
             sample += SAMPLE
         self._clock.at = self.moment = until
+
+
+def survey(history: History, into: Seen) -> Iterator[None]:
+    """Measures all of a history, a piece with each turn: what was seen before this program began, or in a recording."""
+    clock = _Clock()
+    known = Known(clock, clock.seconds)
+    known.seen = into
+    for segment in list(history.segments):
+        state = history.state(segment.began)
+        clock.at = segment.began
+        if segment.fresh:
+            known.become(state)
+            known.seen = into
+        sample = segment.began + SAMPLE - segment.began % SAMPLE
+        for number, line in enumerate(history.lines(segment.began, segment.ended)):
+            while sample <= line["t"]:
+                clock.at = sample
+                known.sample()
+                sample += SAMPLE
+            clock.at = line["t"]
+            change = advance(state, line)
+            if change.new is not None:
+                known.hear(change.plural, "MODIFIED", change.new)
+            else:
+                known.hear(change.plural, "DELETED", _stub(change.key))
+            if number % 64 == 0:
+                yield
+        yield
 
 
 def _stub(key: Key) -> dict[str, dict[str, str]]:

@@ -46,6 +46,7 @@ class Recording(ClusterData):
 
     async def run(self) -> None:
         """Nothing happens any more."""
+        await self._survey()
         await asyncio.Event().wait()
 
     @property

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +13,8 @@ from greenthread.snapshot import Snapshot
 MEASURES = ("requests", "in_flight", "queued", "waiting", "awake", "use", "use_most", "memory", "foreign")
 """Requests per second; requests in flight and in queues; models that wait and that hold memory; utilization in percent,
 mean and most of all GPUs; memory held by models and by other programs in percent of all."""
+Point = tuple[float, float]
+"""Seconds since 1970, and a value."""
 SAMPLES_KEPT = 17_280
 """A day of one every 5 s."""
 WAKES_KEPT = 20_000
@@ -60,17 +63,30 @@ class Seen:
         while len(self._told) > WAKES_KEPT:
             del self._told[next(iter(self._told))]
 
-    def samples(self, measure: str, since: float) -> Iterator[tuple[float, float]]:
-        """(time, value) from `since` on."""
-        return ((at, value) for at, value in zip(self._times, self._values[measure], strict=True) if at >= since)
+    def samples(self, measure: str, since: float, until: float) -> list[Point]:
+        """Of one of `MEASURES`, oldest first."""
+        first, last = bisect.bisect_left(self._times, since), bisect.bisect_right(self._times, until)
+        return list(zip(self._times[first:last], self._values[measure][first:last], strict=True))
 
-    def wakes(self, since: float) -> Sequence[tuple[float, float]]:
-        """(time, seconds) of each wake from `since` on."""
-        return sorted((at, took) for at, took in self._told.values() if took is not None and at >= since)
+    def wakes(self, since: float, until: float) -> list[Point]:
+        """Each with the seconds that it took, oldest first."""
+        return sorted((at, took) for at, took in self._told.values() if took is not None and since <= at <= until)
 
-    def preemptions(self, since: float) -> Sequence[float]:
-        """Times of the preemptions from `since` on."""
-        return sorted(at for at, took in self._told.values() if took is None and at >= since)
+    def preemptions(self, since: float, until: float) -> list[float]:
+        """Their times, oldest first."""
+        return sorted(at for at, took in self._told.values() if took is None and since <= at <= until)
+
+    def follow(self, before: Seen) -> None:
+        """Takes in what was seen before."""
+        count = bisect.bisect_left(before._times, self._times[0]) if self._times else len(before._times)
+        self._times = before._times[:count] + self._times
+        self._values = {name: before._values[name][:count] + values for name, values in self._values.items()}
+        self._told = {**before._told, **self._told}
+
+    @property
+    def latest(self) -> float | None:
+        """Time of the last sample."""
+        return self._times[-1] if self._times else None
 
     @property
     def began(self) -> float | None:
