@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 
 from controller.events import Recorder
 from controller.metrics import ControllerMetrics
@@ -49,6 +50,7 @@ class Controller:
         self._reconciler = Reconciler(client, self.store, settings, clock, self._recorder)
         self._audits: dict[Resource, asyncio.Event] = {resource: asyncio.Event() for resource in WATCHED}
         self._primed = False
+        self.metrics.follow(lambda: Counter(model.status.phase for model in self.store.models()))
 
     def observe(self, resource: Resource, kind: str | None, obj: Object) -> None:
         """News of a watch: ADDED, MODIFIED, DELETED, or None for an object of a list that begins a watch."""
@@ -103,7 +105,6 @@ class Controller:
             self.metrics.reconciles.labels(result).inc()
             self.metrics.duration.observe(loop.time() - began)
             self.metrics.queue.set(len(self.queue))
-            self.metrics.models.set(sum(1 for _ in self.store.models()))
 
     async def _audit(self, resource: Resource) -> None:
         asked = self._audits[resource]

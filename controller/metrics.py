@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+PHASES = ("Pending", "Converting", "Staging", "Ready", "Failed")
+"""Of a Model; one without a status counts as Pending."""
 
 
 class ControllerMetrics:
@@ -26,8 +31,23 @@ class ControllerMetrics:
             registry=self.registry,
         )
         self.queue = Gauge("gthread_controller_queue_depth", "Models that wait for a turn.", registry=self.registry)
-        self.models = Gauge("gthread_controller_models", "Models known.", registry=self.registry)
         self.leader = Gauge("gthread_controller_leader", "1 while this replica leads.", registry=self.registry)
+
+    def follow(self, phases: Callable[[], Mapping[str, int]]) -> None:
+        """Where the number of Models in each phase is read from, when somebody scrapes."""
+        self.registry.register(_Models(phases))
+
+
+class _Models(Collector):
+    def __init__(self, phases: Callable[[], Mapping[str, int]]) -> None:
+        self._phases = phases
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily("gthread_controller_models", "Models known, by phase.", labels=["phase"])
+        counts = self._phases()
+        for phase in PHASES:
+            family.add_metric([phase], counts.get(phase, 0))
+        yield family
 
 
 class AgentMetrics:

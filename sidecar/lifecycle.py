@@ -380,6 +380,7 @@ class Lifecycle:
         self._wants.boot_failed()
         await self._insist(lambda: self._claims.release(self._entry(State.SLEEPING, 0)))
         self._metrics.set_reserved(0)
+        (self._metrics.failed_boots if record.kind == "boot" else self._metrics.failed_wakes).inc()
         self._recorder.add(record, "BootFailed" if record.kind == "boot" else "WakeFailed", warning=True)
         self._enter(SidecarState.SLEEPING)
 

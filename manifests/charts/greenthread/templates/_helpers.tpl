@@ -93,3 +93,9 @@ subjects:
   - {kind: ServiceAccount, name: greenthread-{{ $.part }}, namespace: {{ ternary . $own (eq $.part "sidecar") }}}
 {{- end }}
 {{- end }}
+
+{{/* The labels that our queries group by, from the pod. */}}
+{{- define "greenthread.podLabels" -}}
+- {sourceLabels: [__meta_kubernetes_pod_label_greenthread_ai_model], targetLabel: model}
+- {sourceLabels: [__meta_kubernetes_pod_node_name], targetLabel: node}
+{{- end }}
