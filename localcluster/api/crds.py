@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from . import cel
@@ -178,8 +180,15 @@ def _compile(version: Object, path: str) -> tuple[Schema | None, list[Cause]]:
     raw = (version.get("schema") or {}).get("openAPIV3Schema")
     if raw is None:
         return None, []
+    schema, found = _compiled(json.dumps(raw), path)
+    return schema, list(found)
+
+
+@lru_cache(maxsize=16)
+def _compiled(text: str, path: str) -> tuple[Schema | None, list[Cause]]:
+    """Kept, for a process that has many an `Api` one after the other (tests, the simulation)."""
     try:
-        schema = compile_schema(raw)
+        schema = compile_schema(json.loads(text))
     except SchemaError as error:
         return None, [cause("FieldValueInvalid", path, str(error))]
     found = cel.compile_rules(schema, path)

@@ -1,4 +1,4 @@
-"""The simulated machine: devices with a ledger that cannot be fooled, engine processes, vLLM's control API."""
+"""The simulated machine: devices with a ledger that cannot be fooled, and the engine processes on them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import httpx
 from controller.agent.nvml import Fault, Process, Reading
 from greenthread.gpu import PodRef
 from sidecar.engine import EngineError
-
-
-class Violation(AssertionError):
-    """A property of the protocol does not hold."""
+from tests.simulation import loop as simulated
 
 
 @dataclass
 class Faults:
-    """How often an engine's operation goes wrong (probability of each call), and how."""
+    """How often an engine's operation goes wrong (probability of each), and how."""
 
     fail: float = 0.0
     hang: float = 0.0
+    #: It dies some time after it woke or booted, or in the middle of an operation.
     crash: float = 0.0
+    #: An answer breaks off: before its first byte, or in its middle.
+    broken_answer: float = 0.0
 
 
 @dataclass
@@ -35,11 +35,15 @@ class Machine:
 
     rng: random.Random
     totals: list[int]
+    #: Told of everything that must never happen.
+    violated: Callable[[str], None]
     held: dict[int, dict[int, int]] = field(default_factory=dict)  # pid -> device -> bytes
     pods: dict[int, PodRef] = field(default_factory=dict)  # pid -> pod
     waking: dict[int, int] = field(default_factory=dict)  # device -> pid
     pids: Any = field(default_factory=lambda: itertools.count(100))
     faults: Faults = field(default_factory=Faults)
+    #: Called when a process took memory.
+    on_take: Callable[[int], None] = lambda pid: None
 
     def used(self, device: int) -> int:
         return sum(devices.get(device, 0) for devices in self.held.values())
@@ -47,8 +51,9 @@ class Machine:
     def take(self, pid: int, device: int, count: int) -> None:
         others = self.used(device) - self.held.get(pid, {}).get(device, 0)
         if others + count > self.totals[device]:
-            raise Violation(f"{self.pods.get(pid)} takes {count} on device {device}, where others use {others}")
+            self.violated(f"{self.pods.get(pid)} takes {count} on device {device}, where others use {others}")
         self.held.setdefault(pid, {})[device] = count
+        self.on_take(pid)
 
     def free(self, pid: int) -> None:
         self.held.pop(pid, None)
@@ -98,13 +103,27 @@ class EngineHost:
         self.pid: int | None = None
         self.asleep = False
         self.on_exit: Callable[[str], None] = lambda text: None
+        #: Called whenever it dies or breaks an answer off.
+        self.on_break: Callable[[], None] = lambda: None
+        #: Called when it is put to sleep over requests that it works on.
+        self.on_cut: Callable[[], None] = lambda: None
         self.served: dict[str, int] = {}  # request -> how often it ran
         self.wakes = 0
+        self.connections: set[Any] = set()
         self._gone = asyncio.Event()
         self._gone.set()
         self._healthy_at = 0.0
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def booted(self) -> bool:
+        """Whether it listens."""
+        return self.pid is not None and asyncio.get_running_loop().time() >= self._healthy_at
+
+    @property
+    def awake(self) -> bool:
+        return self.booted and not self.asleep
 
     # EngineProcess
 
@@ -123,8 +142,9 @@ class EngineHost:
         self._gone.clear()
         self.asleep = False
         self._lock = asyncio.Lock()
-        loop = asyncio.get_running_loop()
-        self._healthy_at = loop.time() + self.machine.rng.uniform(1, 4)
+        rng = self.machine.rng
+        hangs = rng.random() < self.machine.faults.hang
+        self._healthy_at = asyncio.get_running_loop().time() + (10_000 if hangs else rng.uniform(1, 4))
         for device in self.devices:
             self.machine.take(self.pid, device, self.need)
         self._roll()
@@ -134,48 +154,56 @@ class EngineHost:
 
     async def kill(self) -> None:
         if self.pid is not None:
+            pid = self.pid
             await asyncio.sleep(self.machine.rng.uniform(0, 0.05))
-            self._end()
+            if self.pid == pid:
+                self.end()
 
     def family(self) -> list[int]:
         return [] if self.pid is None else [self.pid]
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """The process is gone, and its memory is free."""
         if self.pid is None:
             return
         pid, self.pid = self.pid, None
         self.machine.free(pid)
-        for task in self._tasks:
+        self.on_break()
+        for task in list(self._tasks):
             task.cancel()
         self._tasks.clear()
+        self.abort_requests()
         self._gone.set()
 
     def crash(self) -> None:
         """It ends by itself."""
         if self.pid is not None:
-            self._end()
+            self.end()
             self.on_exit("engine process ended by itself")
+
+    def abort_requests(self) -> None:
+        for connection in sorted(self.connections, key=lambda connection: connection.transport.number):
+            connection.transport.abort()
 
     def _roll(self) -> None:
         if self.machine.rng.random() < self.machine.faults.crash:
-            delay = self.machine.rng.expovariate(1.0)
-            asyncio.get_running_loop().call_later(delay, self.crash)
+            asyncio.get_running_loop().call_later(self.machine.rng.expovariate(1.0), self.crash)
 
     # vLLM's control API, worked off in order whoever asked and whether or not he still listens
 
     async def control(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path
         pid = self.pid
-        if pid is None:
+        if pid is None or not self.booted:
             raise httpx.ConnectError("connection refused")
         if path == "/health":
-            booted = asyncio.get_running_loop().time() >= self._healthy_at
-            if not booted:
-                raise httpx.ConnectError("connection refused")
             return httpx.Response(200)
         if path == "/is_sleeping":
             return httpx.Response(200, json={"is_sleeping": self.asleep})
-        task = asyncio.create_task(self._operate(path, pid))
+        context = simulated.context_of(simulated.Process(f"engine {pid}"))
+        task = asyncio.get_running_loop().create_task(
+            self._operate(path, dict(request.url.params), pid), context=context
+        )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:
@@ -185,31 +213,47 @@ class EngineHost:
                 raise httpx.RemoteProtocolError("server disconnected") from None
             raise
 
-    async def _operate(self, path: str, pid: int) -> httpx.Response:
+    async def _operate(self, path: str, params: dict[str, str], pid: int) -> httpx.Response:
         rng, faults = self.machine.rng, self.machine.faults
         async with self._lock:
-            dice = rng.random()
-            if dice < faults.hang:
+            dice, late = rng.random(), rng.random() < 0.5
+            hangs, fails = dice < faults.hang, faults.hang <= dice < faults.hang + faults.fail
+            if hangs and not late:
                 await asyncio.sleep(10_000)
+            if fails and not late:
+                return httpx.Response(500, text=f"{path} failed")
+            if rng.random() < faults.crash:
+                asyncio.get_running_loop().call_later(rng.uniform(0.0, 0.4), self._crash_if, pid)
             if path == "/sleep":
+                if any(connection.busy and not connection.left for connection in self.connections):
+                    self.on_cut()
+                self.abort_requests()
                 await asyncio.sleep(rng.uniform(0.02, 0.3))
-                if dice < faults.hang + faults.fail:
-                    return httpx.Response(500, text="sleep failed")
-                self.asleep = True
-                self.machine.free(pid)
+                if not fails:  # one that fails may leave its memory taken
+                    self.asleep = True
+                    self.machine.free(pid)
             elif path == "/wake_up":
                 await self._wake(pid)
-                if dice < faults.hang + faults.fail:
-                    return httpx.Response(500, text="wake failed")
-                self.asleep = False
+                # with level 2 it is awake only when its weights are read and its cache is back
+                self.asleep = params.get("tags") == "weights" and self.asleep
                 self._roll()
+            else:
+                await asyncio.sleep(rng.uniform(0.01, 0.1))
+            if hangs:
+                await asyncio.sleep(10_000)
+            if fails:
+                return httpx.Response(500, text=f"{path} failed")
             return httpx.Response(200, json={})
+
+    def _crash_if(self, pid: int) -> None:
+        if self.pid == pid:
+            self.crash()
 
     async def _wake(self, pid: int) -> None:
         for device in self.devices:
             other = self.machine.waking.get(device)
             if other is not None and other != pid:
-                raise Violation(f"{self.pod} wakes on device {device} while {self.machine.pods[other]} does")
+                self.machine.violated(f"{self.pod} wakes on device {device} while {self.machine.pods[other]} does")
             self.machine.waking[device] = pid
             self.machine.take(pid, device, self.need)
         try:
@@ -220,21 +264,23 @@ class EngineHost:
                     del self.machine.waking[device]
         self.wakes += 1
 
+    # requests
+
     def run_request(self, request: str) -> None:
-        """A request reaches the engine."""
-        if self.pid is None or self.asleep:
-            return  # the client sees a broken connection, or waits inside the engine; the caller checks
+        """A request has reached the engine."""
+        if self.asleep:
+            self.machine.violated(f"request {request} reached the sleeping engine of {self.pod}")
         self.served[request] = self.served.get(request, 0) + 1
-        if self.served[request] > 1:
-            raise Violation(f"request {request} ran twice")
 
 
 class ControlTransport(httpx.AsyncBaseTransport):
-    """The sidecar's way to its engine."""
+    """A sidecar's way to its engine; nothing more comes over it when the sidecar is dead."""
 
-    def __init__(self, host: EngineHost) -> None:
-        self._host = host
+    def __init__(self, host: EngineHost, process: simulated.Process) -> None:
+        self._host, self._process = host, process
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         await asyncio.sleep(self._host.machine.rng.uniform(0.0002, 0.002))
+        if self._process.dead:
+            await asyncio.get_running_loop().create_future()
         return await self._host.control(request)

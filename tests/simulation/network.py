@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 
 from greenthread.kube.core import Response
@@ -15,25 +15,44 @@ from localcluster.api.inprocess import InProcess
 
 @dataclass
 class Weather:
-    """Probabilities of each request or event; seconds."""
+    """Probabilities of each request, event or connection; seconds."""
 
     slow: float = 0.0
     slowness: float = 2.0
     #: The request is lost before, or the answer after, the server worked on it.
     lost_before: float = 0.0
     lost_after: float = 0.0
+    #: Of what is lost: so much is not broken off but swallowed, and only the client's own time limit ends it.
+    swallowed: float = 0.2
     conflict: float = 0.0
-    #: A watch ends, or ends as too old, after any of its events.
+    #: 429, 500 and 503.
+    error: float = 0.0
+    #: A watch ends, begins as too old, or says in its middle that it is too old.
     gap: float = 0.0
     gone: float = 0.0
+    #: A watch says nothing any more, and its connection stays: the client's limit of silence ends it.
+    silent: float = 0.0
+    #: Longest lag of a watch behind the server (seconds). Each watch has its own: objects are seen out of order.
+    lag: float = 0.2
+    #: A connection between gateway and sidecar breaks.
+    broken_connection: float = 0.0
     #: Nobody reaches the server.
     down: bool = False
 
 
-CONFLICT = (
-    b'{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Conflict","code":409,"message":"simulated"}'
+def _status(code: int, reason: str) -> bytes:
+    text = '{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"%s","code":%d,"message":"simulated"}'
+    return (text % (reason, code)).encode()
+
+
+CONFLICT = Response(409, {}, _status(409, "Conflict"))
+GONE = Response(410, {}, _status(410, "Expired"))
+TOO_OLD = b'{"type":"ERROR","object":' + _status(410, "Expired") + b"}"
+ERRORS = (
+    Response(429, {"retry-after": "1"}, _status(429, "TooManyRequests")),
+    Response(500, {}, _status(500, "InternalError")),
+    Response(503, {}, _status(503, "ServiceUnavailable")),
 )
-GONE = b'{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Expired","code":410,"message":"simulated"}'
 
 
 class Network(InProcess):
@@ -45,7 +64,7 @@ class Network(InProcess):
         self._dead = False
         #: Die before or after that many more requests were carried out; None: live.
         self.fuse: int | None = None
-        self.on_fuse = lambda: None
+        self.on_fuse: Callable[[], None] = lambda: None
 
     def kill(self) -> None:
         self._dead = True
@@ -62,19 +81,25 @@ class Network(InProcess):
         await self._travel()
         weather, rng = self._weather, self._rng
         if weather.down or rng.random() < weather.lost_before:
-            await asyncio.sleep(rng.uniform(0.0, 1.0))
-            raise Unreachable("simulated: the request was lost")
+            raise await self._lost("the request was lost", timeout)
         if method in ("PATCH", "PUT") and rng.random() < weather.conflict:
-            return Response(409, {}, CONFLICT)
+            return CONFLICT
+        if rng.random() < weather.error:
+            return rng.choice(ERRORS)
         self._burn()
         await self._alive()
         answer = await super().request(method, path, params, headers, body, timeout)
         self._burn()
         await self._travel()
         if rng.random() < weather.lost_after:
-            await asyncio.sleep(rng.uniform(0.0, 1.0))
-            raise Unreachable("simulated: the answer was lost")
+            raise await self._lost("the answer was lost", timeout)
         return answer
+
+    async def _lost(self, why: str, timeout: float) -> Unreachable:
+        swallowed = self._rng.random() < self._weather.swallowed
+        await asyncio.sleep(timeout if swallowed else self._rng.uniform(0.0, 1.0))
+        await self._alive()
+        return Unreachable(f"simulated: {why}")
 
     async def stream(
         self, method: str, path: str, params: Mapping[str, str], headers: Mapping[str, str], timeout: float
@@ -84,17 +109,22 @@ class Network(InProcess):
         if weather.down:
             raise Unreachable("simulated: no connection")
         if rng.random() < weather.gone:
-            yield Response(410, {}, GONE)
+            yield GONE
             return
-        lag = rng.choice([0.0, 0.0, 0.01, 0.2, weather.slowness if weather.slow else 0.0])
+        lags = rng.choice([0.0, 0.0, 0.05, 1.0])
         source = super().stream(method, path, params, headers, timeout)
         try:
             async for line in source:
-                await asyncio.sleep(rng.uniform(0.0, 0.003) + lag * rng.random())
+                await asyncio.sleep(rng.uniform(0.0, 0.003) + lags * weather.lag * rng.random())
                 await self._alive()
                 if weather.down:
                     raise Unreachable("simulated: the watch broke off")
+                if rng.random() < weather.silent:
+                    await asyncio.sleep(timeout)
+                    raise Unreachable("simulated: silence")
                 if rng.random() < weather.gap:
+                    if rng.random() < 0.3:
+                        yield TOO_OLD
                     return
                 yield line
         finally:

@@ -1,12 +1,30 @@
-"""A few seeds of the simulation in every test run; `make simulate` runs many."""
+"""Many small seeds of the simulation and a few large ones in every test run; `make simulate` runs more."""
 
+import os
 import subprocess
 import sys
 
+import pytest
 
-def test_seeds_hold_all_properties():
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.simulation", "--seeds", "6"], capture_output=True, text=True, check=False
+
+def simulation(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "tests.simulation", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONHASHSEED": "0"},
     )
+
+
+@pytest.mark.timeout(600)
+def test_seeds_hold_all_properties():
+    done = simulation("--seeds", "60")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "6 seeds, 0 failed" in done.stdout
+    assert "60 seeds, 0 failed" in done.stdout
+
+
+def test_a_seed_replays_exactly():
+    first, second = simulation("--seed", "19", "--history"), simulation("--seed", "19", "--history")
+    assert first.stdout == second.stdout
+    assert "-> waking" in first.stdout

@@ -1,8 +1,9 @@
-"""One seed, one schedule: the real sidecars, agent and controller on a simulated API server, network and machine."""
+"""One seed, one schedule: the real parts on a simulated API server, network and machine."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 import random
@@ -22,37 +23,78 @@ from controller.agent.settings import Settings as AgentSettings
 from controller.core import WATCHED, Controller
 from controller.settings import PodSettings
 from controller.settings import Settings as ControllerSettings
+from gateway.app import Gateway
+from gateway.settings import Settings as GatewaySettings
 from greenthread.clock import format_time
-from greenthread.gpu import Gpu, PodRef, State
 from greenthread.kube.aio import AsyncClient
 from greenthread.kube.errors import KubeError
 from greenthread.kube.reflector import Reflector
-from greenthread.kube.resources import CRDS, GPUS, MODELS, NAMESPACES, NODES, PODS
+from greenthread.kube.resources import MODELS, PODS, Key
 from localcluster.api.core import Api
+from localcluster.api.crds import CRDS
 from localcluster.api.inprocess import InProcess
-from localcluster.api.storage import Change, Store
-from proxy.routes import Outcome, Refuse
-from sidecar.app import Sidecar
-from sidecar.engine.vllm import VllmEngine
-from sidecar.reasons import Why
-from sidecar.settings import Settings
-from tests.simulation.machine import ControlTransport, EngineHost, Faults, Machine, Memory, Violation
+from localcluster.api.messages import Request, Response
+from localcluster.api.storage import Store, dumps
+from tests.simulation.checks import Checks
+from tests.simulation.clients import GATEWAY_PORT, Ask, ask
+from tests.simulation.loop import Process, SimLoop, context_of
+from tests.simulation.machine import EngineHost, Faults, Machine
 from tests.simulation.network import Network, Weather
+from tests.simulation.pods import NAMESPACE, NODE, Kubelet, SimPod
 from tests.virtual import START
 
 GIB = 2**30
-NAMESPACE = "greenthread-system"
-NODE = "n"
 CRD_FOLDER = Path(__file__).parents[2] / "manifests" / "crds"
 TOTAL = 100 * GIB
 
-#: Seconds of trouble, and seconds that the parts then get to come to rest.
-STORM, CALM = 60.0, 400.0
+#: Seconds that the parts get to come to rest after the storm.
+CALM = 500.0
+#: A watch that fell silent is found out after 90 s, a request that was swallowed after 30.
+SILENCE, SWALLOWED = 100.0, 31.0
 
 
 @cache
-def crds() -> list[Any]:
-    return [yaml.safe_load(path.read_text()) for path in sorted(CRD_FOLDER.glob("*.yaml"))]
+def template() -> list[tuple[str, Key, bytes]]:
+    """What stands in every world's storage at first: the CRDs, the namespace, the node."""
+    api = Api(Store(":memory:"), rng=random.Random(0))
+
+    def create(path: str, obj: Any) -> None:
+        answer = api.handle(Request("POST", path, {}, {"content-type": "application/json"}, dumps(obj)))
+        assert isinstance(answer, Response), answer
+        assert answer.status == 201, answer.body
+
+    for file in sorted(CRD_FOLDER.glob("*.yaml")):
+        create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", yaml.safe_load(file.read_text()))
+    create("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+    create("/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}})
+    return [
+        (resource, key, stored.raw)
+        for resource in (CRDS, "namespaces", "nodes")
+        for key, stored in api.store.all(resource).items()
+    ]
+
+
+def storage() -> Store:
+    store = Store(":memory:")
+    for resource, key, raw in template():
+        store.put(resource, key, json.loads(raw))
+    return store
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How large a world is, and for how long things go wrong in it (seconds)."""
+
+    models: int
+    gpus: int
+    storm: float
+
+    @classmethod
+    def of(cls, seed: int) -> Shape:
+        """Most are small and short, so that there can be many; every twentieth is large."""
+        if seed % 20 == 19:
+            return cls(5 + seed // 20 % 4, 2 + seed // 20 % 3, 40.0)
+        return cls(2 + seed % 3, 1 + seed // 3 % 2, 8.0)
 
 
 class Clock:
@@ -65,206 +107,123 @@ class Clock:
 
 
 @dataclass
-class Ask:
-    """One client's request and what became of it."""
+class Part:
+    """A program that is neither a sidecar nor an engine: it is killed and started again."""
 
-    id: str
-    model: str
-    outcome: str = ""
-    #: Its sidecar was killed or its engine broke meanwhile: nobody can promise an answer.
-    excused: bool = False
-
-
-class SimPod:
-    """A kubelet's work for one pod: its sidecar is restarted when it dies, its engine container lives on."""
-
-    def __init__(self, world: World, obj: dict[str, Any], need: int) -> None:
-        meta = obj["metadata"]
-        self.world, self.obj, self.uid = world, obj, meta["uid"]
-        self.ref = PodRef(meta["namespace"], meta["name"])
-        self.model = meta["labels"]["greenthread.ai/model"]
-        devices = tuple(int(i) for i in meta["annotations"]["greenthread.ai/gpus"].split(","))
-        env = {e["name"]: e.get("value", "") for e in obj["spec"]["containers"][0]["env"]}
-        memory = env.get("SERVING_MEMORY_PER_GPU", "")
-        self.run_dir = world.tmp / meta["uid"]
-        self.run_dir.mkdir()
-        self.settings = Settings(
-            pod=self.ref, pod_uid=self.uid, model=self.model, node=NODE, gpu_indices=devices,
-            run_dir=str(self.run_dir), namespace=NAMESPACE, queue_timeout=40.0, boot_timeout=60.0,
-            wake_timeout=5.0, sleep_timeout=3.0, serving_memory=int(memory) if memory else None,
-        )  # fmt: skip
-        self.host = EngineHost(world.machine, self.ref, devices, need)
-        self.sidecar: Sidecar | None = None
-        self.network: Network | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.stopping = False
-        self.restart_at: float | None = 0.0
-
-    def start(self) -> None:
-        world = self.world
-        self.network = Network(world.api, world.rng, world.weather)
-        self.network.on_fuse = self.kill
-        sidecar = Sidecar(self.settings, AsyncClient(self.network), world.clock)
-        memory: Any = Memory(world.machine, self.settings.gpu_indices)
-        process: Any = self.host
-        self.host.on_exit = lambda text: sidecar.lifecycle.engine_died(text)
-        engine = VllmEngine(
-            self.settings, self.host.on_exit, process=process, memory=memory, transport=ControlTransport(self.host)
-        )
-        sidecar.attach(engine)
-        world.watch_decisions(self, sidecar)
-        engine.open()
-        self.sidecar = sidecar
-        self.task = asyncio.create_task(sidecar.run(), name=f"sidecar {self.ref.name}")
-        if self.stopping:
-            sidecar.lifecycle.stop()
-
-    def kill(self, after: float | None = None) -> None:
-        """SIGKILL to the sidecar; its kubelet starts it anew."""
-        if self.task is None or self.network is None:
-            return
-        self.world.note(f"kill sidecar {self.ref.name}")
-        self.network.kill()
-        self.host.close()
-        self.task.cancel()
-        self.world.excuse(self)
-        self.sidecar, self.task = None, None
-        pause = self.world.rng.uniform(0.1, 5.0) if after is None else after
-        self.restart_at = asyncio.get_running_loop().time() + pause
+    name: str
+    start: Callable[[], None]
+    process: Process
+    network: Network
+    task: asyncio.Task[Any]
 
 
 @dataclass
 class World:
     seed: int
-    models: int = 3
-    gpus: int = 2
+    loop: SimLoop
+    shape: Shape
     history: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.rng = random.Random(self.seed)
+        self.rng = self.loop.rng
+        self.models = self.shape.models
         self.tmp = Path(tempfile.mkdtemp(prefix="simulation-"))
         self.clock = Clock()
         self.weather = Weather()
-        self.machine = Machine(self.rng, [TOTAL] * self.gpus)
-        self.api = Api(Store(":memory:"), clock=self.clock, rng=random.Random(self.seed))
+        self.violations: list[str] = []
+        self.checks = Checks(self)
+        self.machine = Machine(self.rng, [TOTAL] * self.shape.gpus, self.checks.violated)
+        self.machine.on_take = self.checks.took
+        self.api = Api(storage(), clock=self.clock, rng=random.Random(self.seed))
         self.client = AsyncClient(InProcess(self.api))
         self.pods: dict[str, SimPod] = {}
-        self.asks: list[Ask] = []
-        self.running: dict[str, Ask] = {}
-        self.asking: set[asyncio.Task[None]] = set()
-        self.violations: list[str] = []
-        self.parts: dict[str, tuple[asyncio.Task[Any], Network]] = {}
+        self.hosts: list[EngineHost] = []
+        self.parts: dict[str, Part] = {}
         self.needs: dict[str, int] = {}
-        self.specs: dict[str, dict[str, Any]] = {}
-
-    # -- history and invariants ---------------------------------------------------------------------------------------
+        self.asks: list[Ask] = []
+        self.asking: set[asyncio.Task[None]] = set()
+        self.models_of_ports: dict[int, str] = {}
+        self._broke: dict[str, list[float]] = {}
+        self.loop.on_turn = self.checks.turn
+        self.loop.on_break = lambda port: self.broke(self.models_of_ports.get(port, ""))
 
     def note(self, text: str) -> None:
-        self.history.append(f"{asyncio.get_running_loop().time():9.3f}  {text}")
+        self.history.append(f"{self.loop.time():9.3f}  {text}")
 
-    def violated(self, text: str) -> None:
-        self.note(f"VIOLATION: {text}")
-        self.violations.append(text)
+    def broke(self, model: str) -> None:
+        """Something between the clients and the answers of ``model`` ("": of all) broke, so an answer may have."""
+        self._broke.setdefault(model, []).append(self.loop.time())
 
-    def _written(self, change: Change) -> None:
-        """After every write to a GPU object."""
-        if change.type != "MODIFIED" or change.before is None or not change.after.obj.get("status"):
-            return
-        if not change.before.obj.get("status"):
-            return
-        before, after = Gpu.from_object(change.before.obj), Gpu.from_object(change.after.obj)
-        if after.reserved > before.reserved and after.reserved > after.total - after.foreign:
-            self.violated(f"{after.name}: reserved rose to {after.reserved} above total less foreign")
-        for occupant in after.occupants:
-            old = before.occupant(occupant.pod)
-            if old is None or old.state is not occupant.state:
-                self.note(f"{after.name}: {occupant.pod.name} {old.state if old else '-'} -> {occupant.state}")
-        for intent in after.intents:
-            if before.intent(intent.pod) is None:
-                self.note(f"{after.name}: {intent.pod.name} waits{' to boot' if intent.boot else ''}")
-            if (old_intent := before.intent(intent.pod)) is None or old_intent.victims != intent.victims:
-                names = [victim.name for victim in intent.victims]
-                if names:
-                    self.note(f"{after.name}: {intent.pod.name} names {names}")
-        if (before.wake_lock and before.wake_lock.holder) != (after.wake_lock and after.wake_lock.holder):
-            self.note(f"{after.name}: lock {after.wake_lock.holder if after.wake_lock else 'free'}")
-
-    def watch_decisions(self, pod: SimPod, sidecar: Sidecar) -> None:
-        """Checks every decision to sleep against the rules, from outside."""
-        lifecycle: Any = sidecar.lifecycle
-        original = lifecycle._put_to_sleep
-
-        async def checked(reason: Any) -> bool:
-            if reason.why in (Why.IDLE, Why.YIELDED, Why.PREEMPTED) and reason.intent is not None:
-                spec = lifecycle._spec
-                began = lifecycle._became_serving_at
-                served = (self.clock.now() - began).total_seconds()
-                if spec.fairness.popular:
-                    self.violated(f"{pod.ref.name} is pinned and goes: {reason.text}")
-                if served < spec.fairness.min_runtime - 0.001:
-                    self.violated(f"{pod.ref.name} served {served:.3f} s of its minRuntime and goes: {reason.text}")
-            self.note(f"{pod.ref.name}: to sleep, {reason.text}")
-            return bool(await original(reason))
-
-        lifecycle._put_to_sleep = checked
-
-    def excuse(self, pod: SimPod) -> None:
-        for ask in self.asks:
-            if ask.model == pod.model and not ask.outcome:
-                ask.excused = True
+    def broke_during(self, request: Ask) -> bool:
+        times = self._broke.get(request.model, []) + self._broke.get("", [])
+        return any(request.began - 0.1 <= moment <= request.ended + 0.1 for moment in times)
 
     # -- the parts ----------------------------------------------------------------------------------------------------
 
     async def set_up(self) -> None:
-        for crd in crds():
-            await self.client.create(CRDS, crd)
-        await self.client.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-        await self.client.create(NODES, {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}})
-        self.api.store.subscribe("gpus.greenthread.ai", self._written)
+        self.api.store.subscribe("gpus.greenthread.ai", self.checks.written)
         self.start_agent()
         self.start_controller()
-        self._kubelet_task = asyncio.create_task(self._kubelet())
-        rng = self.rng
+        self.start_gateway()
+        self._kubelet = asyncio.create_task(Kubelet(self).run())
         for number in range(self.models):
-            gang = self.gpus > 1 and rng.random() < 0.25
-            need = rng.choice([30, 45, 60, 88]) * GIB
-            spec = {
-                "modelName": f"test/m{number}",
-                "gpuMemoryUtilization": f"{need / TOTAL - 0.01:.2f}",
-                "tensorParallelSize": 2 if gang else 1,
-                "fairness": {
-                    "popular": rng.random() < 0.1,
-                    "minRuntime": rng.choice(["0s", "1s", "4s"]),
-                    "maxWaitTime": rng.choice(["0s", "1s", "5s"]),
-                    "yieldAfter": rng.choice(["0s", "200ms", "1s"]),
-                },
-                "sleep": {"idleTimeout": rng.choice(["0s", "3s", "5m"]), "drainTimeout": rng.choice(["1s", "10s"])},
-                "staging": {"pinned": rng.random() < 0.5},
-            }
-            name = f"m{number}"
-            self.needs[name], self.specs[name] = need, spec
-            meta = {"name": name, "namespace": NAMESPACE}
-            await self.client.create(MODELS, {"metadata": meta, "spec": spec})
+            await self._make_model(f"m{number}")
+
+    async def _make_model(self, name: str) -> None:
+        rng = self.rng
+        gang = min(rng.choice([1, 1, 1, 2, 2, 4]), self.shape.gpus)
+        need = rng.choice([30, 45, 60, 88]) * GIB
+        spec = {
+            "modelName": f"test/{name}",
+            "gpuMemoryUtilization": f"{need / TOTAL - 0.01:.2f}",
+            "tensorParallelSize": 1 if gang == 3 else gang,
+            "fairness": {
+                "popular": rng.random() < 0.1,
+                "minRuntime": rng.choice(["0s", "1s", "3s"]),
+                "maxWaitTime": rng.choice(["0s", "1s", "4s"]),
+                "yieldAfter": rng.choice(["0s", "200ms", "1s"]),
+            },
+            "sleep": {"idleTimeout": rng.choice(["0s", "2s", "5m"]), "drainTimeout": rng.choice(["1s", "10s"])},
+            "staging": {"pinned": rng.random() < 0.5},
+        }
+        self.needs[name] = need
+        await self.client.create(MODELS, {"metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec})
+
+    def _part(self, name: str, main: Callable[[AsyncClient], Any], start: Callable[[], None]) -> None:
+        process, network = Process(name), Network(self.api, self.rng, self.weather)
+        context = context_of(process)
+        task = self.loop.create_task(context.run(main, AsyncClient(network)), context=context)
+        part = self.parts[name] = Part(name, start, process, network, task)
+        network.on_fuse = lambda: self.kill(part)
+
+    def kill(self, part: Part) -> None:
+        """SIGKILL; it is started again after a while."""
+        if part.process.dead:
+            return
+        self.note(f"kill {part.name}")
+        if part.name == "gateway":
+            self.broke("")
+            self.loop.forget(GATEWAY_PORT)
+        part.network.kill()
+        part.process.kill()
+        self.loop.call_later(self.rng.uniform(0.1, 3.0), part.start)
 
     def start_agent(self) -> None:
-        network = Network(self.api, self.rng, self.weather)
-
         async def in_place(function: Callable[..., Any], /, *arguments: Any) -> Any:
             await asyncio.sleep(self.rng.uniform(0, 0.01))
             return function(*arguments)
 
-        owners: Any = self.machine
-        agent = Agent(
-            AsyncClient(network), AgentSettings(NODE, NAMESPACE), self.machine, owners=owners, in_thread=in_place
-        )
-        self._part("agent", agent.run(), network, self.start_agent)
+        async def main(client: AsyncClient) -> None:
+            owners: Any = self.machine
+            settings = AgentSettings(NODE, NAMESPACE)
+            await Agent(client, settings, self.machine, owners=owners, in_thread=in_place).run()
+
+        self._part("agent", main, self.start_agent)
 
     def start_controller(self) -> None:
-        network = Network(self.api, self.rng, self.weather)
-        client = AsyncClient(network)
-        controller = Controller(client, ControllerSettings(PodSettings(namespace=NAMESPACE), identity="c"), self.clock)
-
-        async def work() -> None:
+        async def main(client: AsyncClient) -> None:
+            settings = ControllerSettings(PodSettings(namespace=NAMESPACE), identity="c")
+            controller = Controller(client, settings, self.clock)
             while True:
                 try:
                     await controller.prime()
@@ -278,155 +237,20 @@ class World:
                     def observe(kind: str, obj: dict[str, Any], resource: Any = resource) -> None:
                         controller.observe(resource, kind, obj)
 
-                    group.create_task(
-                        Reflector(client, resource, label_selector=selector, on_event=observe, rng=self.rng).run()
-                    )
+                    watch = Reflector(client, resource, label_selector=selector, on_event=observe, rng=self.rng)
+                    group.create_task(watch.run())
 
-        self._part("controller", work(), network, self.start_controller)
+        self._part("controller", main, self.start_controller)
 
-    def _part(self, name: str, work: Any, network: Network, start: Callable[[], None]) -> None:
-        task = asyncio.create_task(work, name=name)
-        self.parts[name] = (task, network)
+    def start_gateway(self) -> None:
+        async def main(client: AsyncClient) -> None:
+            settings = GatewaySettings(port=GATEWAY_PORT, namespace=NAMESPACE, hold_timeout=25.0)
+            gateway = Gateway(settings, client)
+            gateway.server.hangups.close()  # there are no file descriptors to watch
+            await gateway.start()
+            await gateway.run(asyncio.Event())
 
-        def die() -> None:
-            self.note(f"kill {name}")
-            network.kill()
-            task.cancel()
-            asyncio.get_running_loop().call_later(self.rng.uniform(0.1, 5.0), start)
-
-        network.on_fuse = die
-
-    async def _kubelet(self) -> None:
-        """Runs the pods. Its own connection is always good: it is not what is tested."""
-        while True:
-            now = asyncio.get_running_loop().time()
-            found = {pod["metadata"]["uid"]: pod for pod in (await self.client.list(PODS, NAMESPACE)).items}
-            for uid, obj in found.items():
-                pod = self.pods.get(uid)
-                if pod is None:
-                    model = obj["metadata"]["labels"]["greenthread.ai/model"]
-                    pod = self.pods[uid] = SimPod(self, obj, self.needs[model])
-                    binding = {"metadata": {"name": pod.ref.name}, "target": {"kind": "Node", "name": NODE}}
-                    await self._post(f"/api/v1/namespaces/{NAMESPACE}/pods/{pod.ref.name}/binding", binding)
-                    await self._status(pod, False)
-                    self.note(f"pod {pod.ref.name} starts")
-                if obj["metadata"].get("deletionTimestamp") and not pod.stopping:
-                    pod.stopping = True
-                    pod.kill_at = now + 45.0  # type: ignore[attr-defined]
-                    self.note(f"pod {pod.ref.name} is to stop")
-                    if pod.sidecar:
-                        pod.sidecar.lifecycle.stop()
-                await self._care(pod, obj, now)
-            await asyncio.sleep(0.1)
-
-    async def _care(self, pod: SimPod, obj: dict[str, Any], now: float) -> None:
-        if pod.task is not None and pod.task.done():
-            error = None if pod.task.cancelled() else pod.task.exception()
-            if isinstance(error, Violation):
-                self.violated(str(error))
-            elif error is not None:
-                self.violated(f"the sidecar of {pod.ref.name} ended with {error!r}")
-            pod.task = None
-            if pod.stopping:
-                pod.restart_at = math.inf
-        finished = pod.stopping and (pod.restart_at == math.inf or now >= pod.kill_at)  # type: ignore[attr-defined]
-        if finished:
-            pod.kill(after=math.inf)
-            pod.host._end()
-            await self.client.delete(PODS, pod.ref.name, NAMESPACE, uid=pod.uid, grace_seconds=0)
-            self.pods.pop(pod.uid)
-            self.note(f"pod {pod.ref.name} is gone")
-            return
-        if pod.task is None and pod.restart_at is not None and now >= pod.restart_at:
-            pod.restart_at = None
-            pod.start()
-        ready = bool(pod.sidecar and pod.sidecar.lifecycle.healthy)
-        was = any(c["type"] == "Ready" and c["status"] == "True" for c in obj["status"].get("conditions", ()))
-        running = pod.task is not None
-        was_running = any(
-            s.get("ready") is not None and "running" in s["state"] for s in obj["status"].get("containerStatuses", ())
-        )
-        if ready != was or running != was_running:
-            await self._status(pod, ready)
-
-    async def _post(self, path: str, body: dict[str, Any]) -> None:
-        from localcluster.api.messages import Request
-        from localcluster.api.storage import dumps
-
-        self.api.handle(Request("POST", path, {}, {"content-type": "application/json"}, dumps(body)))
-
-    async def _status(self, pod: SimPod, ready: bool) -> None:
-        moment = format_time(self.clock.now())[:19] + "Z"
-        state = {"running": {"startedAt": moment}} if pod.task else {"waiting": {"reason": "CrashLoopBackOff"}}
-        status = {
-            "phase": "Running",
-            "conditions": [{"type": "Ready", "status": str(ready), "lastTransitionTime": moment}],
-            "containerStatuses": [
-                {"name": "sidecar", "ready": ready, "restartCount": 0, "image": "x", "imageID": "", "state": state}
-            ],
-        }
-        await self.client.patch(PODS, pod.ref.name, {"status": status}, NAMESPACE, subresource="status")
-
-    # -- clients ------------------------------------------------------------------------------------------------------
-
-    async def ask(self, ask: Ask, patience: float) -> None:
-        """One client. It tries again as long as no sidecar took the request, as the gateway does."""
-        end = asyncio.get_running_loop().time() + 60
-        while True:
-            pods = [p for p in self.pods.values() if p.model == ask.model and p.sidecar and not p.stopping]
-            if pods:
-                pod = self.rng.choice(pods)
-                break
-            if asyncio.get_running_loop().time() > end:
-                ask.outcome = "no pod"
-                return
-            await asyncio.sleep(0.2)
-        sidecar = pod.sidecar
-        assert sidecar is not None
-        door = sidecar.door
-
-        class Exchange:
-            status = 200
-
-        exchange = Exchange()
-        try:
-            async with asyncio.timeout(patience):
-                if not door.try_enter(exchange):
-                    await door.enter(exchange)
-        except Refuse as refusal:
-            ask.outcome = f"refused: {refusal.message}"
-            return
-        except TimeoutError:
-            ask.outcome = "left"
-            return
-        if pod.sidecar is not sidecar:
-            ask.excused, ask.outcome = True, "its sidecar died"
-            return
-        outcome = Outcome.SUCCESS
-        host = pod.host
-        if host.pid is None:
-            ask.outcome, outcome = "engine broke", Outcome.UPSTREAM_ERROR
-        elif host.asleep:
-            self.violated(f"request {ask.id} reached the sleeping engine of {pod.ref.name}")
-        else:
-            pid = host.pid
-            host.run_request(ask.id)
-            await asyncio.sleep(self.rng.choice([0.0, 0.1, 0.5, 3.0]))
-            if host.pid != pid or host.asleep:
-                ask.outcome, outcome = "engine broke", Outcome.UPSTREAM_ERROR
-            else:
-                ask.outcome = "answered"
-        if pod.sidecar is sidecar:
-            door.leave(exchange, outcome)
-
-    def new_ask(self) -> None:
-        model = f"m{self.rng.randrange(self.models)}"
-        ask = Ask(f"r{len(self.asks)}", model)
-        self.asks.append(ask)
-        patience = self.rng.choice([0.5, 10.0, 1000.0, 1000.0, 1000.0])
-        task = asyncio.create_task(self.ask(ask, patience))
-        self.asking.add(task)
-        task.add_done_callback(self.asking.discard)
+        self._part("gateway", main, self.start_gateway)
 
     # -- the run ------------------------------------------------------------------------------------------------------
 
@@ -434,14 +258,16 @@ class World:
         """The whole schedule; `violations` says what did not hold."""
         try:
             await self.set_up()
-            await asyncio.sleep(self.rng.uniform(0, 20))
+            await asyncio.sleep(self.rng.uniform(0, self.shape.storm / 2))
             await self._storm()
             self.note("calm")
-            self._clear_sky()
+            await self._clear_sky()
             await self._come_to_rest()
-            self._check_rest()
-        except Violation as violation:
-            self.violated(str(violation))
+            self.checks.rest()
+            if not self.violations:
+                await self._everybody_is_served()
+                self.checks.rest()
+            self.checks.answers()
         finally:
             tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
             for task in tasks:
@@ -450,30 +276,35 @@ class World:
             shutil.rmtree(self.tmp, ignore_errors=True)
 
     async def _storm(self) -> None:
-        rng = self.rng
+        rng, weather = self.rng, self.weather
         intensity = rng.choice([0.0, 0.01, 0.05])
-        self.weather.slow = self.weather.lost_before = self.weather.lost_after = intensity
-        self.weather.conflict = rng.choice([0.0, intensity, 0.3])
-        self.weather.gap, self.weather.gone = rng.choice([0.0, 0.1]), rng.choice([0.0, 0.1])
-        self.machine.faults = Faults(*(rng.choice([0.0, 0.0, 0.03]) for _ in range(3)))
-        end = asyncio.get_running_loop().time() + STORM
+        weather.slow, weather.lost_before, weather.lost_after = intensity, intensity, intensity
+        weather.conflict = rng.choice([0.0, intensity, 0.3])
+        weather.error = rng.choice([0.0, 0.0, intensity])
+        weather.gap, weather.gone = rng.choice([0.0, 0.1]), rng.choice([0.0, 0.1])
+        weather.silent = rng.choice([0.0, 0.0, 0.0, 0.01])
+        weather.lag = rng.choice([0.0, 0.2, 0.2, 3.0])
+        weather.broken_connection = rng.choice([0.0, 0.0, 0.05])
+        self.machine.faults = Faults(*(rng.choice([0.0, 0.0, 0.05]) for _ in range(4)))
         killing = rng.choice([0.0, 0.1, 0.4])
-        while asyncio.get_running_loop().time() < end:
+        end = self.loop.time() + self.shape.storm
+        while self.loop.time() < end:
             await asyncio.sleep(rng.expovariate(4.0))
-            self._raise_violations()
+            if self._ended():
+                return
             dice = rng.random()
             if dice < 0.7:
                 for _ in range(rng.choice([1, 1, 1, 5])):
                     self.new_ask()
-            elif dice < 0.7 + 0.2 * killing:
+            elif dice < 0.7 + 0.25 * killing:
                 self._kill_something()
-            elif dice < 0.81:
+            elif dice < 0.84:
                 await self._person()
-            elif dice < 0.82:
-                self.weather.down = True
+            elif dice < 0.855:
+                weather.down = True
                 self.note("the API server is away")
-                asyncio.get_running_loop().call_later(rng.uniform(0.5, 15), self._api_back)
-            elif dice < 0.825:
+                self.loop.call_later(rng.uniform(0.5, 10), self._api_back)
+            elif dice < 0.865:
                 self.clock.offset += rng.uniform(-2.0, 5.0)
                 self.note(f"the clock jumps to {self.clock.offset:+.1f}s")
 
@@ -481,22 +312,46 @@ class World:
         self.weather.down = False
         self.note("the API server is back")
 
+    def new_ask(self, model: str = "") -> None:
+        """Of ``model``, a patient client's short one; without, one that may stream, and leave before its end."""
+        rng, patience, stream = self.rng, math.inf, False
+        if not model:
+            model = f"m{rng.randrange(self.models)}"
+            patience, stream = rng.choice([0.05, 0.5, 5.0, math.inf, math.inf, math.inf]), rng.random() < 0.3
+        request = Ask(f"r{len(self.asks)}", model, stream, self.loop.time())
+        self.asks.append(request)
+        task = asyncio.create_task(ask(self, request, patience))
+        self.asking.add(task)
+        task.add_done_callback(self.asking.discard)
+
     def _kill_something(self) -> None:
+        """At once, at an await of its own some steps away, or around one of its requests to the API server."""
         rng = self.rng
         pods = [pod for pod in self.pods.values() if pod.task is not None]
-        kind = rng.choice(["sidecar", "sidecar", "fuse", "fuse", "engine", "agent", "controller"])
-        if kind in ("agent", "controller"):
-            network = self.parts[kind][1]
-            network.fuse = rng.randrange(1, 8)
+        kind = rng.choice(["sidecar", "sidecar", "sidecar", "engine", "engine", "agent", "controller", "gateway"])
+        how = rng.choice(["now", "step", "step", "request"])
+        if kind in self.parts:
+            part = self.parts[kind]
+            self._die(how, part.process, part.network, lambda: self.kill(part))
         elif pods:
             pod = rng.choice(pods)
             if kind == "sidecar":
-                pod.kill()
-            elif kind == "fuse" and pod.network:
-                pod.network.fuse = rng.randrange(1, 12)
-            elif kind == "engine":
-                self.note(f"engine of {pod.ref.name} crashes")
-                pod.host.crash()
+                self._die(how, pod.process, pod.network, pod.kill)
+            elif pod.host.pid is not None:
+                # of an engine, steps are those of the sidecar that works with it
+                self._die("now" if how == "request" else how, pod.process, None, lambda: self._crash(pod))
+
+    def _crash(self, pod: SimPod) -> None:
+        self.note(f"engine of {pod.ref.name} crashes")
+        pod.host.crash()
+
+    def _die(self, how: str, process: Process, network: Network | None, fire: Callable[[], None]) -> None:
+        if how == "now" or process.dead:
+            fire()
+        elif how == "step":
+            self.loop.arm(process, self.rng.choice([1, 3, 10, 30, 100]) * self.rng.randrange(1, 10), fire)
+        elif network is not None:
+            network.fuse = self.rng.randrange(1, 12)
 
     async def _person(self) -> None:
         rng = self.rng
@@ -518,78 +373,48 @@ class World:
             return
         await self.client.patch(MODELS, model, body, NAMESPACE)
 
-    def _clear_sky(self) -> None:
+    # -- the end of the storm -------------------------------------------------------------------------------------------
+
+    async def _clear_sky(self) -> None:
+        """Nothing goes wrong any more; nobody is pinned any more, so that everybody can be served."""
+        silent, lost = self.weather.silent, self.weather.lost_before or self.weather.lost_after
         for name, value in vars(Weather()).items():
             setattr(self.weather, name, value)
+        self.weather.lag = 0.0
         self.machine.faults = Faults()
-        for _task, network in self.parts.values():
-            network.fuse = None
-        for pod in self.pods.values():
-            if pod.network:
-                pod.network.fuse = None
-
-    async def _come_to_rest(self) -> None:
-        """No new arrivals; nobody is pinned any more, so that everybody can be served."""
+        self.loop.disarm()
+        for network in [part.network for part in self.parts.values()] + [pod.network for pod in self.pods.values()]:
+            if network is not None:
+                network.fuse = None
         for number in range(self.models):
             await self.client.patch(MODELS, f"m{number}", {"spec": {"fairness": {"popular": False}}}, NAMESPACE)
-        end = asyncio.get_running_loop().time() + CALM
-        while asyncio.get_running_loop().time() < end:
-            await asyncio.sleep(1.0)
-            self._raise_violations()
-            if not self.asking and await self._at_rest():
+        await asyncio.sleep(SILENCE if silent else SWALLOWED if lost else 0.0)
+
+    async def _come_to_rest(self) -> None:
+        end = self.loop.time() + CALM
+        while self.loop.time() < end and not self._ended():
+            await asyncio.sleep(0.5)
+            if not self.asking and self.checks.at_rest():
                 return
 
-    async def _at_rest(self) -> bool:
-        gpus = [Gpu.from_object(obj) for obj in (await self.client.list(GPUS, NAMESPACE)).items]
-        pods = [pod for pod in self.pods.values() if pod.sidecar]
-        return (
-            len(pods) == self.models
-            and all(pod.sidecar and pod.sidecar.lifecycle.boot_ready for pod in pods)
-            and not any(gpu.intents or gpu.wake_lock for gpu in gpus)
-            and all(o.state in (State.SLEEPING, State.SERVING) for gpu in gpus for o in gpu.occupants)
-            and self._truthful(gpus)
-        )
+    async def _everybody_is_served(self) -> None:
+        """All models are asked at once, twice: in calm weather there is no excuse."""
+        for _ in range(2):
+            first = len(self.asks)
+            for number in self.rng.sample(range(self.models), self.models):
+                self.new_ask(f"m{number}")
+            await self._come_to_rest()
+            for request in self.asks[first:]:
+                if request.outcome != "answered":
+                    self.checks.violated(f"in calm, {request.id} of {request.model} got {request.outcome or 'nothing'}")
 
-    def _truthful(self, gpus: list[Gpu]) -> bool:
-        """Every byte in use is reserved, every reservation is in use, and everybody listed exists."""
-        alive = {pod.ref: pod for pod in self.pods.values()}
-        for gpu in gpus:
-            for occupant in gpu.occupants:
-                pod = alive.get(occupant.pod)
-                held = self.machine.held.get(pod.host.pid or 0, {}).get(gpu.index, 0) if pod else -1
-                if held != occupant.reserved:
-                    return False
-        return True
-
-    def _raise_violations(self) -> None:
-        for name, (task, _network) in self.parts.items():
-            if task.done() and not task.cancelled() and task.exception() is not None:
-                raise Violation(f"the {name} ended with {task.exception()!r}")
-        if self.violations:
-            raise Violation(self.violations[0])
-
-    def _check_rest(self) -> None:
-        for ask in self.asks:
-            if not ask.outcome and not ask.excused:
-                self.violated(f"request {ask.id} of {ask.model} was never answered")
-            self.note(
-                f"request {ask.id} of {ask.model}: {ask.outcome or 'no answer'}{' (excused)' if ask.excused else ''}"
-            ) if not ask.outcome.startswith("answered") else None
-        gpus = [Gpu.from_object(stored.obj) for stored in self.api.store.all("gpus.greenthread.ai").values()]
-        for gpu in gpus:
-            if gpu.intents:
-                self.violated(f"{gpu.name}: {[intent.pod.name for intent in gpu.intents]} wait for ever")
-            if gpu.wake_lock:
-                self.violated(f"{gpu.name}: the lock stays with {gpu.wake_lock.holder}")
-        if gpus and not self._truthful(gpus):
-            self.violated(
-                "the GPU objects do not say what is in use: "
-                + str([(o.pod.name, str(o.state), o.reserved) for g in gpus for o in g.occupants])
-                + str(self.machine.held)
-            )
-        for pod in self.pods.values():
-            if pod.sidecar and not pod.sidecar.lifecycle.boot_ready:
-                self.violated(f"{pod.ref.name} never booted: {pod.sidecar.lifecycle.explain()}")
+    def _ended(self) -> bool:
+        """Whether it has failed already: the rest would only blur the history."""
+        for part in self.parts.values():
+            if part.task.done() and not part.process.dead:
+                error = None if part.task.cancelled() else part.task.exception()
+                self.checks.violated(f"the {part.name} ended with {error!r}")
+        return bool(self.violations)
 
 
 def logging_to(history: list[str]) -> logging.Handler:
