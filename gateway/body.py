@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 from proxy.errors import HttpError
 from proxy.http1 import RequestHead
 
 _BOUNDARY = re.compile(r'boundary=(?:"([^"]{1,200})"|([^\s;"]{1,200}))', re.IGNORECASE)
 _FIELD_NAME = re.compile(rb'[;\s]name=(?:"([^"]*)"|([^\s;"]+))', re.IGNORECASE)
+_decode = json.JSONDecoder().raw_decode
 MAX_NAME = 512  # bytes of a model's name
 MAX_PARTS = 1000  # of a form
 
@@ -28,7 +30,7 @@ def model_of(request: RequestHead, body: bytes) -> str:
 
 def _from_json(body: bytes) -> str:
     try:
-        value = json.loads(body.decode())
+        value = _json(body.decode())
     except RecursionError:
         raise HttpError(400, "The request body is nested too deeply.", "invalid_json") from None
     except ValueError as error:
@@ -40,6 +42,15 @@ def _from_json(body: bytes) -> str:
     if name is not None and not isinstance(name, str):
         raise HttpError(400, "'model' must be a string.", "no_model")
     return name or ""
+
+
+def _json(text: str) -> Any:
+    """As json.loads, at half its price for the usual object without white space around it."""
+    if text[:1] == "{":
+        value, end = _decode(text)
+        if end == len(text):
+            return value
+    return json.loads(text)
 
 
 def _from_form(content_type: str, body: bytes) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from greenthread.gpu import State
@@ -34,11 +34,11 @@ class Endpoint:
     """(namespace, name)."""
     leaving: bool = False
     """The pod is terminating but still serves: used only where there is nothing else."""
+    address: tuple[str, int] = field(init=False, repr=False)
+    """Host and port."""
 
-    @property
-    def address(self) -> tuple[str, int]:
-        """Host and port."""
-        return (self.host, self.port)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "address", (self.host, self.port))
 
 
 def endpoints_of(slice_: Object) -> list[Endpoint]:
@@ -77,6 +77,7 @@ class Directory:
         self._indexed = True  # the two above are as `models` is
         self._slices: dict[Key, tuple[Key, list[Endpoint]]] = {}  # of a slice: its Service and endpoints
         self._of_service: dict[Key, set[Key]] = {}
+        self._endpoints: dict[Key, list[Endpoint]] = {}  # what `endpoints` has answered since they changed
         self._serving_on: dict[Key, frozenset[Key]] = {}  # of a GPU: the pods that serve there
         self._serving: frozenset[Key] = frozenset()
 
@@ -119,9 +120,11 @@ class Directory:
         if kind != "DELETED" and service is not None:
             self._slices[key] = (service, endpoints_of(obj))
             self._of_service.setdefault(service, set()).add(key)
-        for changed in {service, old[0] if old is not None else None}:
-            if changed is not None:
-                self._on_change(changed)
+        both = {changed for changed in (service, old[0] if old is not None else None) if changed is not None}
+        for changed in both:
+            self._endpoints.pop(changed, None)
+        for changed in both:
+            self._on_change(changed)
 
     def gpu_event(self, kind: str, obj: Object) -> None:
         """A GPU was added, modified or deleted."""
@@ -138,8 +141,13 @@ class Directory:
 
     def endpoints(self, key: Key) -> list[Endpoint]:
         """Where a Model's pods answer; leaving ones only when there is nothing else."""
+        known = self._endpoints.get(key)
+        if known is not None:
+            return known
         found = [endpoint for name in self._of_service.get(key, ()) for endpoint in self._slices[name][1]]
         staying = [endpoint for endpoint in found if not endpoint.leaving]
+        if key in self._of_service:
+            self._endpoints[key] = staying or found
         return staying or found
 
     def serves(self, endpoint: Endpoint) -> bool:

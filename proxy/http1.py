@@ -315,15 +315,17 @@ def _chunk_size(line: bytes) -> int:
     return size
 
 
+# What a ChunkedDecoder expects next.
+_SIZE, _DATA, _DATA_END, _TRAILER, _DONE = range(5)
+
+
 class ChunkedDecoder:
     """Follows a chunked body through pieces of any size. Raises ValueError (with the reason) where it is malformed."""
 
     __slots__ = ("_left", "_line", "_state", "_trailer")
 
-    _SIZE, _DATA, _DATA_END, _TRAILER, _DONE = range(5)
-
     def __init__(self) -> None:
-        self._state = self._SIZE
+        self._state = _SIZE
         self._left = 0  # bytes of the chunk, or of the CRLF after it
         self._line = b""  # the beginning of a line that is not complete
         self._trailer = 0
@@ -331,30 +333,40 @@ class ChunkedDecoder:
     @property
     def done(self) -> bool:
         """True when the last chunk and the trailer section have been seen."""
-        return self._state == self._DONE
+        return self._state == _DONE
+
+    def is_one_chunk(self, data: bytes) -> bool:
+        """The common case of a stream: `data` is one chunk of the body, and whole. Then nothing has changed."""
+        if self._state != _SIZE or self._line:
+            return False
+        end = data.find(b"\r\n", 0, 10)
+        if end < 0:
+            return False
+        size = _chunk_sizes.get(data[:end], 0)  # of valid lines only
+        return size > 0 and end + 4 + size == len(data) and data.endswith(b"\r\n")
 
     def feed(self, data: bytes, payload: list[bytes] | None = None) -> int:
         """Read `data`, append decoded pieces to `payload` if given. Returns how much of `data` belongs to the body."""
         position, end = 0, len(data)
         state = self._state
-        while position < end and state != self._DONE:
-            if state == self._DATA:
+        while position < end and state != _DONE:
+            if state == _DATA:
                 stop = min(end, position + self._left)
                 if payload is not None:
                     payload.append(data[position:stop])
                 self._left -= stop - position
                 position = stop
                 if self._left == 0:
-                    state, self._left = self._DATA_END, 2
+                    state, self._left = _DATA_END, 2
                 continue
-            if state == self._DATA_END:
+            if state == _DATA_END:
                 piece = data[position : position + self._left]
                 if not b"\r\n"[-self._left :].startswith(piece):
                     raise ValueError("a chunk is longer than its size")
                 self._left -= len(piece)
                 position += len(piece)
                 if self._left == 0:
-                    state = self._SIZE
+                    state = _SIZE
                 continue
             line_end = data.find(b"\r\n", position) if not self._line else -1
             if line_end >= 0:
@@ -366,7 +378,7 @@ class ChunkedDecoder:
                 stop = newline + 1 if newline >= 0 else end
                 self._line += data[position:stop]
                 position = stop
-                limit = MAX_TRAILER if state == self._TRAILER else MAX_CHUNK_LINE
+                limit = MAX_TRAILER if state == _TRAILER else MAX_CHUNK_LINE
                 if len(self._line) > limit:
                     raise ValueError("a line of the chunked coding is too long")
                 if newline < 0:
@@ -374,14 +386,14 @@ class ChunkedDecoder:
                 if self._line[-2:] != b"\r\n":
                     raise ValueError("a line of the chunked coding does not end in CRLF")
                 line, self._line = self._line[:-2], b""
-            if state == self._SIZE:
+            if state == _SIZE:
                 size = _chunk_sizes.get(line)
                 if size is None:
                     size = _chunk_size(line)
                 self._left = size
-                state = self._DATA if self._left else self._TRAILER
+                state = _DATA if self._left else _TRAILER
             elif not line:
-                state = self._DONE
+                state = _DONE
             else:
                 self._trailer += len(line) + 2
                 name, colon, _ = line.partition(b":")

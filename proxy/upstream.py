@@ -181,6 +181,9 @@ class UpstreamConnection(asyncio.Protocol):
         if decoder is not None:
             if not data:
                 return
+            if decoder.is_one_chunk(data) and not exchange.decode_response:
+                exchange.on_response_data(data)
+                return
             if exchange.decode_response:
                 pieces: list[bytes] = []
                 used = decoder.feed(data, pieces)
