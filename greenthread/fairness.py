@@ -7,11 +7,11 @@ out is the sidecar's business; explaining it to people is everybody's.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from greenthread.gpu import Gpu, Intent, Occupant, PodRef, State
 from greenthread.units import short_bytes, short_duration
+from greenthread.values import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Obstacle:
         """One clause for people, with numbers."""
         where = f"{self.gpu.node}/{self.gpu.index}"
         if not self.short:
-            return f"{self.lock_holder} is waking on {where}"
+            return f"waits while {self.lock_holder} wakes on {where}"
         free = f"{short_bytes(max(self.free, 0))} is free"
         if self.older:
             free += f" and {short_bytes(self.older)} is for {', '.join(self.older_models)}, who asked before"
