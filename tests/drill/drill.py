@@ -32,6 +32,8 @@ MODELS = [*SMALL, WIDE, BIG]
 QUEUE, PATIENCE = 20.0, 60.0
 #: What a long-lived process may grow by over the drill, after its warm-up: bytes, and file descriptors.
 MORE_MEMORY, MORE_FILES = 16 * MIB, 20
+#: Seconds after which a process has all that it needs, and for how long it must then be measured.
+WARM_UP, LEAST = 15.0, 25.0
 
 
 @dataclass
@@ -92,18 +94,18 @@ class Drill:
         pause = max(self._seconds / faults.kinds / max(round(self._seconds / 60), 1) - 3.0, 0.5)
         with Sampler(lambda: self._pids(cluster)) as sampler:
             with load:
-                while time.monotonic() < began + self._seconds:
-                    time.sleep(min(pause, max(began + self._seconds - time.monotonic(), 0)))
+                # for that long, and each thing at least once
+                while time.monotonic() < began + self._seconds or len(faults.done) < faults.kinds:
+                    time.sleep(pause)
                     faults.next()
                     self._look_for_overcommits(cluster)
             result.seconds = time.monotonic() - began
             result.untrue = back_to_truth(cluster)
-            ended = time.monotonic()
         result.requests, result.faults = load.requests, faults.done
         result.lost = [r for r in result.requests if r.outcome != "answered" and _unexplained(r, faults.done)]
         result.overcommits = sorted(self._overcommits | overcommits(cluster))
         result.twice = ran_twice(cluster)
-        result.lives = sampler.long_lived(began + (ended - began) * 0.3, ended)
+        result.lives = sampler.long_lived(WARM_UP, LEAST)
         result.grown = [text for life in result.lives for text in _growth(life)]
         result.leaked = leaked(cluster)
         return result
@@ -243,28 +245,33 @@ def report(result: Result) -> str:
     """All of it as tables for a person."""
     start = result.requests[0].began if result.requests else 0.0
     lines = ["", f"{'AT':>7}  {'DONE':<30} {'MODEL':<6} {'OVER AFTER':>10} {'BROKEN':>7}"]
-    broken = [request for request in result.requests if request.outcome == "broken"]
+    broken = [request for request in result.requests if request.outcome in ("broken", "unconnected")]
     for fault in result.faults:
         hit = sum(fault.explains(r.model, r.direct, r.began, r.ended) for r in broken)
         over = f"{fault.ended - fault.began:.2f} s"
         lines.append(f"{fault.began - start:6.1f}s  {fault.what:<30} {fault.model:<6} {over:>10} {hit:>7}")
-    lines += ["", f"{'REQUESTS':<30} {'ALL':>6} {'ANSWERED':>9} {'REFUSED':>8} {'BROKEN':>7} {'SLOWEST':>8}"]
+    lines += [
+        "",
+        f"{'REQUESTS':<32} {'ALL':>6} {'ANSWERED':>9} {'REFUSED':>8} {'BROKEN':>7} {'NO HOST':>8} {'SLOWEST':>8}",
+    ]
     kinds = sorted({(r.kind, r.streaming, r.direct) for r in result.requests})
     for kind, streaming, direct in kinds:
         of = [r for r in result.requests if (r.kind, r.streaming, r.direct) == (kind, streaming, direct)]
         name = f"{kind}{', stream' if streaming else ''}{', direct' if direct else ''}"
         counts = Counter(r.outcome for r in of)
-        told = f"{counts['answered']:>9} {counts['refused']:>8} {counts['broken']:>7}"
-        lines.append(f"{name:<30} {len(of):>6} {told} {max(r.seconds for r in of):7.1f}s")
+        told = f"{counts['answered']:>9} {counts['refused']:>8} {counts['broken']:>7} {counts['unconnected']:>8}"
+        lines.append(f"{name:<32} {len(of):>6} {told} {max(r.seconds for r in of):7.1f}s")
     reasons = Counter(_short(r.why) for r in result.requests if r.outcome == "refused")
     lines += (
         ["", "REFUSED BECAUSE", *(f"{count:>5}  {why}" for why, count in reasons.most_common(8))] if reasons else []
     )
-    lines += ["", f"{'LIVED THROUGHOUT':<24} {'MEMORY':>10} {'GREW':>10} {'FILES':>6} {'MORE':>5}"]
+    lines += ["", f"{'LIVED LONG':<24} {'MEASURED':>9} {'MEMORY':>10} {'GREW':>10} {'FILES':>6} {'MORE':>5}"]
     for life in result.lives:
         grew = f"{life.growth / MIB:+.1f} MiB"
         memory = f"{life.memory[-1] / MIB:.1f} MiB"
-        lines.append(f"{life.part:<24} {memory:>10} {grew:>10} {life.files[-1]:>6} {life.more_files:>+5.0f}")
+        lines.append(
+            f"{life.part:<24} {life.span:7.0f} s {memory:>10} {grew:>10} {life.files[-1]:>6} {life.more_files:>+5.0f}"
+        )
     rate = len(result.requests) / result.seconds if result.seconds else 0
     lines += [
         "",

@@ -33,7 +33,7 @@ class Request:
     ended: float = 0.0
     status: int = 0
     outcome: str = "running"
-    """`answered`, `refused` (an error that says why) or `broken`."""
+    """`answered`, `refused` (an error that says why), `broken`, or `unconnected` (nobody listened)."""
     why: str = ""
 
     @property
@@ -93,6 +93,9 @@ class Load:
                 self.requests.append(request)
                 try:
                     self._ask(http, request, rng.choice((2, 20, 200)))
+                except httpx.ConnectError as error:
+                    request.outcome, request.why = "unconnected", str(error)
+                    self._stop.wait(0.5)
                 except (httpx.HTTPError, ValueError, KeyError) as error:
                     request.outcome, request.why = "broken", f"{type(error).__name__}: {error}"
                 finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +32,11 @@ class Life:
             self.pid,
             *([values[i] for i in kept] for values in (self.times, self.memory, self.files)),  # type: ignore[arg-type]
         )
+
+    @property
+    def span(self) -> float:
+        """Seconds from the first measurement to the last."""
+        return self.times[-1] - self.times[0]
 
     @property
     def growth(self) -> float:
@@ -86,14 +90,11 @@ class Sampler:
         life.memory.append(pages * _PAGE)
         life.files.append(files)
 
-    def long_lived(self, start: float, end: float) -> list[Life]:
-        """Of the processes that lived from `start` to `end`: what was measured between."""
-        found = [life for life in self.lives.values() if life.times[0] <= start + 3 and life.times[-1] >= end - 3]
-        return sorted((life.after(start) for life in found), key=lambda life: life.part)
-
-    def lives_of(self) -> dict[str, int]:
-        """How many processes each part had."""
-        counts: dict[str, int] = defaultdict(int)
-        for part, _ in self.lives:
-            counts[part] += 1
-        return dict(counts)
+    def long_lived(self, warm_up: float, least: float) -> list[Life]:
+        """Of each part the process that lived longest, from `warm_up` seconds after its beginning on, if that is at
+        least `least` seconds."""
+        longest: dict[str, Life] = {}
+        for life in self.lives.values():
+            if life.span >= warm_up + least and (life.part not in longest or life.span > longest[life.part].span):
+                longest[life.part] = life
+        return [life.after(life.times[0] + warm_up) for _, life in sorted(longest.items())]
