@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from greenthread.kube.blocking import Client, Stream
 from greenthread.kube.errors import KubeError
 from greenthread.reach import Address, DirectStream
+from greenthread.values import dataclass
 
 SILENCE = 900.0
 """Seconds without a byte after which a conversation counts as lost: a cold start and its queue take long."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,6 +18,7 @@ from greenthread.model import Fairness
 from greenthread.names import ANNOTATION_RECORD
 from greenthread.snapshot import ModelRow, Replica, Shown, Snapshot, foreseen
 from greenthread.units import format_duration, short_bytes, short_duration
+from greenthread.values import dataclass, replace
 
 #: Somebody who makes room ends about when the waiter begins to claim; clocks of two nodes differ a little. Seconds.
 _SLACK = 2.0

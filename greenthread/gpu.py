@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 from greenthread.clock import format_time, parse_time
+from greenthread.values import dataclass
 
 
 class State(StrEnum):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from greenthread.clock import parse_time
 from greenthread.units import parse_duration
+from greenthread.values import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

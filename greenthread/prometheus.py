@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from greenthread import http1
@@ -16,6 +15,7 @@ from greenthread.kube.blocking import Client
 from greenthread.kube.errors import ApiError, ConfigError, KubeError
 from greenthread.kube.resources import SERVICES
 from greenthread.reach import Address, through_api_server
+from greenthread.values import dataclass
 
 ENVIRONMENT = "GREENTHREAD_PROMETHEUS"
 """Environment variable with its address, or `none`."""

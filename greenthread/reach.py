@@ -7,7 +7,6 @@ through the API server's proxy, which whoever may `get services/proxy` can use. 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +16,7 @@ from greenthread.kube.core import no_answer
 from greenthread.kube.errors import ApiError, Forbidden, KubeError, NotFound
 from greenthread.kube.resources import MODELS, PODS, SERVICES, Resource
 from greenthread.names import DEFAULT_NAMESPACE
+from greenthread.values import dataclass
 
 SERVICE = "greenthread-apiserver"
 """The gateway's Service."""

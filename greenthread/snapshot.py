@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
@@ -19,6 +18,7 @@ from greenthread.gpu import Gpu, Intent, Occupant, PodRef, State
 from greenthread.model import Model
 from greenthread.names import ANNOTATION_GPUS, ANNOTATION_REPORT, LABEL_MODEL
 from greenthread.units import format_duration, short_bytes, short_duration
+from greenthread.values import dataclass, field
 
 
 class Shown(StrEnum):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from greenthread.clock import SystemClock, parse_time
 from greenthread.kube.core import ObjectList
@@ -14,6 +13,7 @@ from greenthread.kube.resources import GPUS, LEASES, MODELS, PODS, SELF_SUBJECT_
 from greenthread.names import ANNOTATION_FAULT, DEFAULT_NAMESPACE
 from greenthread.prometheus import Prometheus, PrometheusError, find
 from greenthread.units import short_bytes, short_duration
+from greenthread.values import dataclass
 from kubectl_greenthread.options import Session
 from kubectl_greenthread.output import out, print_data
 from kubectl_greenthread.url import gateway

@@ -6,12 +6,12 @@ import queue
 import random
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from greenthread.kube.blocking import Client
 from greenthread.kube.core import Object
 from greenthread.kube.errors import ApiError, Forbidden, Gone, KubeError
 from greenthread.kube.resources import Key, Resource, key_of, resource_version
+from greenthread.values import dataclass
 from kubectl_greenthread.options import Session
 
 RETRY = (0.2, 5.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +12,7 @@ from greenthread.kube.errors import ApiError, Forbidden, NoSuchKind, NotFound
 from greenthread.kube.resources import EVENTS, GPUS, MODELS, PODS, Resource
 from greenthread.names import DEFAULT_NAMESPACE, LABEL_MODEL, LABEL_NAME, POD_APP_NAME
 from greenthread.snapshot import ModelRow, Snapshot, build
+from greenthread.values import dataclass
 from kubectl_greenthread.arguments import Usage
 from kubectl_greenthread.failures import NoSuchModel
 from kubectl_greenthread.options import Session

@@ -6,8 +6,9 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, TextIO
+
+from greenthread.values import dataclass
 
 # the terminal's own sixteen colours, so that every theme, dark or light, keeps its contrast
 _CODES = {

@@ -8,13 +8,13 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from greenthread.kube import simple_yaml
 from greenthread.kube.errors import ConfigError
 from greenthread.names import GROUP
+from greenthread.values import dataclass, field
 
 if TYPE_CHECKING:
     import ssl

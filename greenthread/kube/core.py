@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
 from greenthread.kube.errors import Gone, Unreachable, error_from_answer, error_from_status
 from greenthread.kube.resources import PODS, Resource, quoted, resource_version
+from greenthread.values import dataclass, field, replace
 
 PAGE_SIZE = 500
 """Objects in one page of a list."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from greenthread.names import GROUP, VERSION
+from greenthread.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)
