@@ -1,5 +1,5 @@
 # Everything here installs what it needs into .venv first. Only Python 3.11 or newer and make are assumed.
-.PHONY: help demo up test test-real drill check simulate bench model-check lock clean
+.PHONY: help demo up test test-real drill check simulate bench model-check manifests lock clean
 
 PY := .venv/bin/python
 export PYTHONUNBUFFERED := 1
@@ -50,6 +50,11 @@ bench: ## the benchmarks, one after the other
 
 model-check: ## the claim protocol under SPIN, in every configuration, and mistakes that it must catch (10 minutes)
 	@$(or $(PYTHON),python3) scripts/model_check.py $(ARGS)
+
+manifests: ## what is generated under manifests/: dashboards, and the chart as plain objects
+	@PYTHON="$(PYTHON)" ./scripts/install dev
+	$(PY) -m tests.testbeds.install chart
+	./scripts/manifests
 
 lock: ## requirements.lock anew from pyproject.toml, at the newest versions
 	@PYTHON="$(PYTHON)" ./scripts/install dev

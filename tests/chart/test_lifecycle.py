@@ -138,3 +138,13 @@ def test_every_object_passes_strict_validation_on_the_server(cluster: tuple[Real
     api.kubectl(
         "apply", "--server-side", "--validate=strict", "--dry-run=server", "--force-conflicts", "-f", "-", stdin=text
     )
+
+
+def test_without_helm_kubectl_applies_the_same(cluster: tuple[RealApi, bool]) -> None:
+    api, _ = cluster
+    folder = CHART.parents[1] / "install"
+    # twice: the first makes the namespace and the CRDs that the rest is made in and of
+    api.kubectl("apply", "--server-side", "--validate=strict", "-k", str(folder))
+    said = api.kubectl("apply", "--server-side", "--validate=strict", "-k", str(folder))
+    assert "deployment.apps/greenthread-controller serverside-applied" in said
+    api.kubectl("delete", "-k", str(folder), "--wait=false")

@@ -35,8 +35,8 @@ def objects(*values: str, apis: tuple[str, ...] = ()) -> dict[tuple[str, str, st
 
 def containers(found: dict[tuple[str, str, str], Any]) -> Iterator[tuple[str, Any, Any]]:
     for (kind, _, name), doc in found.items():
-        if kind in ("Deployment", "DaemonSet", "Pod", "Job"):
-            pod = doc["spec"] if kind == "Pod" else doc["spec"]["template"]["spec"]
+        if kind in ("Deployment", "DaemonSet"):
+            pod = doc["spec"]["template"]["spec"]
             for container in pod["containers"]:
                 yield name, pod, container
 
@@ -167,3 +167,11 @@ def test_every_environment_variable_is_one_that_the_part_reads() -> None:
         for entry in container["env"]:
             if not entry["name"].startswith("NVIDIA_"):  # read by NVIDIA's container runtime
                 assert f'"{entry["name"]}"' in text, (name, entry["name"])
+
+
+def test_the_plain_manifests_are_what_the_chart_makes() -> None:
+    """For people without Helm; `make manifests` writes them."""
+    written = (CHART.parents[1] / "install" / "greenthread.yaml").read_text()
+    made = {key: doc for key, doc in objects().items() if "helm.sh/hook" not in doc["metadata"].get("annotations", {})}
+    docs = [doc for doc in yaml.safe_load_all(written) if doc]
+    assert {(doc["kind"], doc["metadata"].get("namespace", ""), doc["metadata"]["name"]): doc for doc in docs} == made
