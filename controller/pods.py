@@ -40,8 +40,6 @@ HOSTNAME = "kubernetes.io/hostname"
 KNOWN_MEMORY = "SERVING_MEMORY_PER_GPU"
 #: Seconds beyond drainTimeout that a pod gets to end: the engine's sleep, and the release of its memory.
 GRACE = 30
-#: A boot may wait for GPU memory behind real requests for any time; after a day of it, it starts over.
-BOOT_SECONDS = 86_400
 #: Host memory for KV cache where maxSize is not given.
 KV_CACHE_BYTES = 4 * GIB
 
@@ -102,6 +100,7 @@ def template(model: Model, settings: PodSettings) -> Object:
         volumes.append({"name": "huggingface", "secret": secret | {"defaultMode": 0o440, "optional": True}})
         mounts.append({"name": "huggingface", "mountPath": HF_DIR, "readOnly": True})
     probe = {"httpGet": {"path": "/health", "port": "http"}, "timeoutSeconds": 2}
+    alive = {"httpGet": {"path": "/status", "port": "http"}, "timeoutSeconds": 2}
     hardened: Object = {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
@@ -119,8 +118,8 @@ def template(model: Model, settings: PodSettings) -> Object:
                 "ports": [{"name": "http", "containerPort": HTTP_PORT}],
                 "env": _sidecar_env(model, settings),
                 "volumeMounts": [{"name": "run", "mountPath": RUN_DIR}],
-                "startupProbe": probe | {"periodSeconds": 1, "failureThreshold": BOOT_SECONDS},
-                "livenessProbe": probe | {"periodSeconds": 10, "failureThreshold": 6},
+                # Alive also while its engine boots: one that hangs then holds a claim that nobody else can give back.
+                "livenessProbe": alive | {"periodSeconds": 10, "failureThreshold": 6},
                 "readinessProbe": probe | {"periodSeconds": 2, "failureThreshold": 3},
                 "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}},
                 "securityContext": hardened,

@@ -138,10 +138,11 @@ def test_a_command_engine_is_its_own_command_line() -> None:
         engine_command(model(annotations={"greenthread.ai/engine": "tgi"}), SETTINGS)
 
 
-def test_probes_ask_whether_the_boot_is_over() -> None:
+def test_a_pod_is_ready_when_its_boot_is_over_and_its_sidecar_restarted_when_it_hangs_at_any_time() -> None:
     sidecar = pod_of()["spec"]["containers"][0]
-    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-        assert sidecar[probe]["httpGet"] == {"path": "/health", "port": "http"}
+    assert sidecar["readinessProbe"]["httpGet"] == {"path": "/health", "port": "http"}
+    assert sidecar["livenessProbe"]["httpGet"] == {"path": "/status", "port": "http"}, "answers while the engine boots"
+    assert "startupProbe" not in sidecar, "it would hold the liveness probe back until the first boot is over"
 
 
 def test_a_pod_may_take_its_drain_timeout_to_end() -> None:
