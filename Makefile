@@ -29,13 +29,14 @@ drill: ## mixed load on a real kube-apiserver while every part is killed, stoppe
 	@$(PY) -m tests.testbeds.install kube
 	@$(PY) -m tests.drill --time $(or $(TIME),5m) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-check: ## formatting, lint, types, and who imports whom
+check: ## formatting, lint, types, who imports whom, and a part of the model check
 	@PYTHON="$(PYTHON)" ./scripts/install dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/mypy localcluster tui
 	.venv/bin/lint-imports
+	$(PY) scripts/model_check.py --quick --if-installed
 
 simulate: ## the real sidecars, agent and controller in virtual time under faults: SEEDS=200 (SEED=7 replays one)
 	@PYTHON="$(PYTHON)" ./scripts/install dev
@@ -48,7 +49,7 @@ bench: ## the benchmarks, one after the other
 		name=$$(basename "$$file" .py); echo "== benchmarks.$$name"; $(PY) -m "benchmarks.$$name" $(ARGS); \
 	done
 
-model-check: ## the claim protocol under SPIN, in every configuration, and mistakes that it must catch (10 minutes)
+model-check: ## the claim protocol under SPIN, in every configuration, and mistakes that it must catch (15 minutes; ARGS=--quick)
 	@$(or $(PYTHON),python3) scripts/model_check.py $(ARGS)
 
 manifests: ## what is generated under manifests/: dashboards, and the chart as plain objects

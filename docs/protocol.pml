@@ -7,7 +7,8 @@
  * kept as one bit a GPU ("somebody has changed it since"). The API server's rules (the GPU's CRD) guard every write.
  * Times are abstract: maxWaitTime, minRuntime and drainTimeout end by themselves, at any moment. Who was used least recently is
  * any of the candidates. Requests, crashes and the rest of the trouble are finite (budgets below), so that a protocol without
- * livelock has no cycle at all, and every run ends in a state that `judge` looks at.
+ * livelock has no cycle at all, and every run ends in a state that `Judge` looks at. Only with RENEWS do requests never end; then
+ * the property is the formula `fed`, under weak fairness.
  *
  * A configuration is a set of -D: see scripts/model_check.py. -DBUG_... takes one rule away; each must be caught.
  */
@@ -89,6 +90,12 @@
 #ifndef IDLES
 #define IDLES 0   /* goes to sleep by idleTimeout */
 #endif
+#ifndef POLITE
+#define POLITE 0   /* all its requests say X-GreenThread-Preempt: never */
+#endif
+#ifndef RENEWS
+#define RENEWS 0   /* its requests keep coming for ever */
+#endif
 /* Budgets of trouble. */
 #ifndef CRASHES
 #define CRASHES 0   /* a sidecar is killed, and starts again */
@@ -113,6 +120,15 @@
 #endif
 #ifndef REBORN
 #define REBORN 0   /* a new pod of the same name */
+#endif
+#ifndef CUTS
+#define CUTS 0   /* some part (CUTWHO: pods; NP is the agent; NP + 1: all at once) loses the API, for ever or until HEALS */
+#endif
+#ifndef CUTWHO
+#define CUTWHO 63
+#endif
+#ifndef HEALS
+#define HEALS 0
 #endif
 #ifndef FOREIGN
 #define FOREIGN 0   /* another program takes one unit of GPU 0, and gives it back */
@@ -228,7 +244,7 @@
 byte st[NG * NP];    /* occupants: state */
 byte rs[NG * NP];    /* occupants: reserved bytes */
 byte lock[NG];       /* wakeLock: 1 + holder */
-byte it[NG * NP];    /* preemptionIntents: age, 0 is none; boots stand behind */
+byte it[NG * NP];    /* preemptionIntents: age, 0 is none */
 byte rq[NG * NP];    /* preemptionIntents: requested bytes */
 byte vic[NG * NP];   /* preemptionIntents: victims, a mask */
 byte foreign;        /* of GPU 0 */
@@ -244,7 +260,8 @@ byte since[NP];      /* rank of the oldest waiting request, 0: nobody waits */
 byte bs[NP];         /* rank of the wish to boot */
 byte arr[NP];        /* requests still to come */
 byte crashes = CRASHES, stays = STAYS, deaths = DEATHS, fails = FAILS, apif = APIFAULTS, quits = QUITS, deletes = DELETES,
-     reborn = REBORN, intrude = FOREIGN;
+     reborn = REBORN, intrude = FOREIGN, cuts = CUTS, heals = HEALS;
+byte cut;            /* mask: who does not reach the API server */
 
 /* ---- what a sidecar remembers; lost in a crash ---- */
 byte pc[NP];
@@ -253,7 +270,8 @@ bool ready[NP];      /* Wants.boot_ready */
 bool died[NP];       /* Lifecycle._died */
 bool open[NP];       /* the door */
 bool ann[NP];        /* announced */
-bool cw[NP];         /* the claim under way is a wake's, not a boot's */
+bool cw[NP];         /* the want that was decided on is a wake's, not a boot's */
+byte ca[NP];         /* ... and its age */
 byte nv[NP];         /* victims to be named */
 byte why[NP];
 bool rest[NP];       /* the engine came to rest asleep */
@@ -274,7 +292,9 @@ byte nm, rk;         /* scratch within one step, else 0: who is named; a rank */
 #define F_RES(g, p, q)   rs[X(g, q)]
 #define TOT(g)           (TOTAL - ((g) == 0 -> foreign : 0))
 #define RES(g)           SUM(F_RES, g, 0)
-#define AGE(p)           (since[p] -> since[p] : 64 + bs[p])
+/* Intent.age: requests, boots (64 + rank), requests that may not preempt (128 + rank); a boot's want is one of its own. */
+#define ISPOLITE(p)      (((POLITE >> (p)) & 1) && since[p] && ready[p])
+#define AGE(p)           (ISPOLITE(p) -> 128 + since[p] : ((since[p] && !((POLITE >> (p)) & 1)) -> since[p] : 64 + bs[p]))
 #define WANT(p)          (since[p] || !ready[p])
 #define NEED(p)          (ready[p] -> NEEDW(p) : NEEDB(p))
 #define ROOM(g, p)       (TOT(g) - RES(g) + rs[X(g, p)])                       /* _room */
@@ -349,11 +369,12 @@ byte nm, rk;         /* scratch within one step, else 0: who is named; a rank */
 #else
 #define GWCOMING(g, p)   COMING(g, p)
 #endif
-#define F_GW(g, p, q)    ((q) != (p) && it[X(g, q)] \
+#define ASKS(g, q)       (it[X(g, q)] && it[X(g, q)] < 128)   /* Intent.preempts */
+#define F_GW(g, p, q)    ((q) != (p) && ASKS(g, q) \
                           && TOT(g) - RES(g) + GWCOMING(g, p) < rq[X(g, q)] + SUM2(F_OLDI, g, ((q) * NP + (p))))
 #define GWG(g, p)        (ON(g, p) && rs[X(g, p)] && ANY(F_GW, g, p))
 #define GIVESWAY(p)      ANYG(GWG, p)
-#define F_VAIN(g, p, q)  ((q) != (p) && it[X(g, q)] \
+#define F_VAIN(g, p, q)  ((q) != (p) && ASKS(g, q) \
                           && TOT(g) - RES(g) + COMING(g, p) < rq[X(g, q)] + SUM2(F_OLDI, g, ((q) * NP + (p))))
 #define NEEDS(g, p)      (ON(g, p) && rs[X(g, p)] && ANY(F_VAIN, g, p))
 
@@ -413,6 +434,37 @@ inline newrank(v)   /* younger than everybody who waits */
   }
 }
 
+#if RENEWS > 0
+#define FEWRANKS(q) (since[q] < 15)
+inline closeranks()   /* requests without end need ranks without end: those that nobody has are given again */
+{
+  d_step {
+    for (nm : 1 .. 15) {
+      rk = 0;
+      for (k : 0 .. NP - 1) {
+        if :: since[k] == 16 - nm || bs[k] == 16 - nm || (ca[k] & 63) == 16 - nm -> rk = 1 :: else fi;
+        for (j : 0 .. NG - 1) {
+          if :: (it[X(j, k)] & 63) == 16 - nm -> rk = 1 :: else fi
+        }
+      };
+      if
+      :: rk
+      :: else ->
+         for (k : 0 .. NP - 1) {
+           if :: since[k] > 16 - nm -> since[k]-- :: else fi;
+           if :: bs[k] > 16 - nm -> bs[k]-- :: else fi;
+           if :: (ca[k] & 63) > 16 - nm -> ca[k]-- :: else fi;
+           for (j : 0 .. NG - 1) {
+             if :: (it[X(j, k)] & 63) > 16 - nm -> it[X(j, k)]-- :: else fi
+           }
+         }
+      fi
+    };
+    rk = 0; nm = 0; k = 0; j = 0; assert(EACH(FEWRANKS))
+  }
+}
+#endif
+
 #define NEXT(p, g)  (((g) < 1 && NG > 1 && ON(1, p)) -> 1 : (((g) < 2 && NG > 2 && ON(2, p)) -> 2 : NG))
 #define LAST(p, g)  (NEXT(p, g) == NG)
 #define PREV(p, g)  (((g) > 1 && ON(1, p)) -> 1 : (((g) > 0 && ON(0, p)) -> 0 : NG))
@@ -432,6 +484,7 @@ inline newrank(v)   /* younger than everybody who waits */
 #define SETTLES(p) (eng[p] != ABSENT || !old[p])   /* leftovers_gone */
 #endif
 #define MYIT(g, p)  (ON(g, p) && it[X(g, p)])
+#define API(p)      (!((cut >> (p)) & 1))
 #define UP(p)       (pc[p] < DOWN)
 
 #define F_USE(g, p, q) (ON(g, q) -> USE(q) : 0)
@@ -456,15 +509,42 @@ inline newrank(v)   /* younger than everybody who waits */
 #define LOCKRULE(g, p) (!cw[p] || !lock[g] || lock[g] == (p) + 1)
 #endif
 
-/* The patch on the first GPU tests what the decision read; on the others what was read since, so that it may pass or not. */
+/* Claims._claim_patch: each write tests the lock and the intents that its decision read. On the first GPU that is the decision to
+ * claim; on the others fairness.fits decides again on what has been read since, so that a change in between may pass or not. A
+ * claim beside somebody older tests the occupants too: room is there for both, or it is refused. (A refusal because occupants
+ * changed that leave room all the same is left out: it decides again, and claims.) */
+#define F_COLDER(g, p, q) (((q) != (p) && it[X(g, q)] && it[X(g, q)] < ca[p]) -> rq[X(g, q)] : 0)
+#define COLDER(g, p)      SUM(F_COLDER, g, p)
+#define BESIDE(g, p)      (COLDER(g, p) == 0 || ROOM(g, p) >= CNEED(p) + COLDER(g, p))
 #ifdef BUG_CLAIM_UNTESTED
 #define TESTED(g, p) 1
+#elif defined(BUG_GANG_PASSES)
+#define TESTED(g, p) ((g) != FIRST(p) || (!((sI[g] >> p) & 1) && BESIDE(g, p)))
+#elif defined(BUG_BOOT_UNNOTICED)
+#define TESTED(g, p) ((!((sI[g] >> p) & 1) || (g) != FIRST(p)))
 #else
-#define TESTED(g, p) (!((sI[g] >> p) & 1) || (g) != FIRST(p))
+#define TESTED(g, p) ((!((sI[g] >> p) & 1) || (g) != FIRST(p)) && BESIDE(g, p))
+#endif
+/* Lifecycle._acquire: who would pass somebody older to the wake lock gives that one a head start, more time than it takes to react. */
+#define F_HURRIES(g, p, q) ((q) != (p) && it[X(g, q)] && it[X(g, q)] < AGE(p) && UP(q) && API(q) \
+                            && !(pc[q] == WAITS && !((changed >> (q)) & 1)))
+#define HURRIES(g, p)      (ON(g, p) && ANY(F_HURRIES, g, p))
+#define F_IDLE(q)          (pc[q] < PENDING || pc[q] > WITHDRAW)
+#if RENEWS > 0
+#define SLOW               EACH(F_IDLE)   /* a decision and its writes take less than a wake */
+#else
+#define SLOW               1
+#endif
+#if RENEWS > 0 && !defined(BUG_NO_HEAD_START)
+#define HEADSTART(p)       (!ready[p] || !ANYG(HURRIES, p))
+#else
+#define HEADSTART(p)       1   /* a time, so nothing else may rest on it */
 #endif
 
 inline w_claim(g, p)
 {
+  assert(foreign || BESIDE(g, p));   /* nobody passes an older one where it delays that one */
+  assert(!((OR(F_VIC, g, p) >> p) & 1));   /* who wakes is nobody's victim yet */
   st[X(g, p)] = CSTATE(p); rs[X(g, p)] = CNEED(p);
   if
   :: cw[p] || it[X(g, p)] -> noteI(g, p)
@@ -473,11 +553,27 @@ inline w_claim(g, p)
   if :: cw[p] -> lock[g] = p + 1 :: else fi;
   it[X(g, p)] = 0; rq[X(g, p)] = 0; vic[X(g, p)] = 0
 }
+/* Claims.intend names on each GPU only who serves there as it is written. */
+#ifdef BUG_NAMES_THE_SLEEPING
+#define VICTIMHERE(g, q) (st[X(g, q)] != NONE)
+#else
+#define VICTIMHERE(g, q) (st[X(g, q)] == SERVING)
+#endif
+#define F_SH0(q)         VICTIMHERE(0, q)
+#define F_SH1(q)         VICTIMHERE(1, q)
+#define F_SH2(q)         VICTIMHERE(2, q)
+#if NG == 1
+#define SERVESHERE(g)    MASK(F_SH0)
+#elif NG == 2
+#define SERVESHERE(g)    ((g) == 0 -> MASK(F_SH0) : MASK(F_SH1))
+#else
+#define SERVESHERE(g)    ((g) == 0 -> MASK(F_SH0) : ((g) == 1 -> MASK(F_SH1) : MASK(F_SH2)))
+#endif
 inline w_turn_back(g, p)
 {
   st[X(g, p)] = SLEEPING; rs[X(g, p)] = 0;
   if :: lock[g] == p + 1 -> lock[g] = 0 :: else fi;
-  it[X(g, p)] = AGE(p); rq[X(g, p)] = NEED(p); vic[X(g, p)] = 0;
+  it[X(g, p)] = ca[p]; rq[X(g, p)] = CNEED(p); vic[X(g, p)] = 0;
   noteI(g, p); covered(p)
 }
 #ifdef BUG_YIELD_UNTESTED
@@ -516,15 +612,29 @@ inline w_withdraw(g, p)
   :: else
   fi
 }
+#ifdef BUG_OPENS_WHEN_DEAD
+#define MAYOPEN(p) true
+#else
+#define MAYOPEN(p) (!died[p])
+#endif
+inline reopen(p)   /* Door.open, reopen */
+{
+  if
+  :: MAYOPEN(p) ->
+     assert(eng[p] == E_AWAKE); open[p] = 1;
+     if :: since[p] -> busy[p] = 1; since[p] = 0 :: else fi
+  :: else
+  fi
+}
 inline to_top(p)   /* the memory of one life ends: back to the top of _wanted */
 {
-  pc[p] = WANTED; ann[p] = 0; tarm[p] = 0; armed[p] = 0; nv[p] = 0; cw[p] = 0; why[p] = 0; rest[p] = 0; cg[p] = 0; late[p] = 0;
-  changed = changed & ~BIT(p)
+  pc[p] = WANTED; ann[p] = 0; tarm[p] = 0; armed[p] = 0; nv[p] = 0; cw[p] = 0; ca[p] = 0; why[p] = 0; rest[p] = 0; cg[p] = 0;
+  late[p] = 0; changed = changed & ~BIT(p)
 }
 inline forget(p)
 {
-  open[p] = 0; ready[p] = 0; died[p] = 0; ann[p] = 0; tarm[p] = 0; armed[p] = 0; nv[p] = 0; cw[p] = 0; why[p] = 0; rest[p] = 0;
-  cg[p] = 0; since[p] = 0; bs[p] = 0; late[p] = 0; busy[p] = 0; changed = changed & ~BIT(p)
+  open[p] = 0; ready[p] = 0; died[p] = 0; ann[p] = 0; tarm[p] = 0; armed[p] = 0; nv[p] = 0; cw[p] = 0; ca[p] = 0; why[p] = 0;
+  rest[p] = 0; cg[p] = 0; since[p] = 0; bs[p] = 0; late[p] = 0; busy[p] = 0; changed = changed & ~BIT(p)
 }
 
 proctype Pod(byte p)
@@ -533,14 +643,14 @@ proctype Pod(byte p)
 
   do
   /* ================ clients ================ */
-  :: atomic { arr[p] && pc[p] ->   /* a request comes */
+  :: atomic { arr[p] && pc[p] && !((RENEWS >> p) & 1) ->   /* a request comes */
        arr[p]--;
        if
        :: open[p] -> busy[p] = 1
-       :: !open[p] && UP(p) && pc[p] != REPAIR && since[p] == 0 -> newrank(since[p]); late[p] = 0; poke(p)
+       :: !open[p] && UP(p) && since[p] == 0 -> newrank(since[p]); late[p] = 0; poke(p)
        :: else
        fi }
-  :: atomic { busy[p] && !((ENDLESS >> p) & 1) -> busy[p] = 0 }   /* what was in flight is finished */
+  :: atomic { busy[p] && !(((ENDLESS | RENEWS) >> p) & 1) -> busy[p] = 0 }   /* what was in flight is finished */
   :: atomic { quits && since[p] -> quits--; since[p] = 0; late[p] = 0; poke(p) }   /* it leaves, or is told at its limit */
 
   /* ================ time ================ */
@@ -556,11 +666,11 @@ proctype Pod(byte p)
      }
 
   /* ================ the engine ================ */
-  :: atomic { eng[p] == E_WAKING || eng[p] == E_BOOTING -> eng[p] = E_AWAKE }
+  :: atomic { (eng[p] == E_WAKING || eng[p] == E_BOOTING) && SLOW -> eng[p] = E_AWAKE }
   :: atomic { eng[p] == E_SLEEPS -> eng[p] = E_ASLEEP }
   :: atomic { deaths && eng[p] != ABSENT ->
        deaths--; eng[p] = ABSENT;
-       if :: UP(p) && pc[p] != REPAIR -> died[p] = 1; ready[p] = 0; poke(p) :: else fi }
+       if :: UP(p) && pc[p] != REPAIR -> died[p] = 1; ready[p] = 0; open[p] = 0; poke(p) :: else fi }   /* engine_died */
   :: atomic { old[p] -> old[p] = 0 }
 
   /* ================ trouble ================ */
@@ -586,12 +696,11 @@ proctype Pod(byte p)
        :: eng[p] == E_ASLEEP -> jr[p] = 0; rest[p] = 1; pc[p] = RELEASE
        :: eng[p] == ABSENT -> jr[p] = 0; pc[p] = RELEASE
        fi }
-  :: atomic { pc[p] == RWITHDRAW ->
+  :: atomic { pc[p] == RWITHDRAW && API(p) ->
        if
        :: w_withdraw(cg[p], p);
           if
-          :: LAST(p, cg[p]) -> cg[p] = 0; ready[p] = 1; pc[p] = SERVE; open[p] = 1; late[p] = 0;
-             if :: since[p] -> busy[p] = 1; since[p] = 0 :: else fi
+          :: LAST(p, cg[p]) -> cg[p] = 0; ready[p] = !died[p]; pc[p] = SERVE; late[p] = 0; reopen(p)
           :: else -> cg[p] = NEXT(p, cg[p])
           fi
        :: apif -> apif--
@@ -607,7 +716,7 @@ proctype Pod(byte p)
        :: !WANT(p) && HOLDS(p) -> cg[p] = FIRST(p); pc[p] = KEEP
        :: !WANT(p) && !HOLDS(p) -> pc[p] = ASLEEP
        fi }
-  :: atomic { pc[p] == KEEP ->
+  :: atomic { pc[p] == KEEP && API(p) ->
        if
        :: w_asleep(cg[p], p); if :: LAST(p, cg[p]) -> cg[p] = 0; pc[p] = ASLEEP :: else -> cg[p] = NEXT(p, cg[p]) fi
        :: apif -> apif--; cg[p] = 0; pc[p] = ASLEEP; changed = changed | BIT(p)   /* tried again after a while */
@@ -615,8 +724,15 @@ proctype Pod(byte p)
   :: atomic { pc[p] == ASLEEP && (changed >> p) & 1 -> pc[p] = WANTED }
 
   /* ================ Lifecycle._acquire ================ */
-  :: atomic { pc[p] == PENDING ->
-       changed = changed & ~BIT(p); tarm[p] = 0; armed[p] = 0; nv[p] = 0; cw[p] = ready[p]; nm = NAMED(p);
+#ifndef BUG_HOLDS_AND_WAITS
+#define FREE(p) (WANT(p) && !HOLDS(p))
+#else
+#define FREE(p) WANT(p)
+#endif
+  :: atomic { pc[p] == PENDING && (HEADSTART(p) || !FREE(p) || !FITS(p)) ->
+       changed = changed & ~BIT(p); tarm[p] = 0; armed[p] = 0; nv[p] = 0; cw[p] = ready[p]; ca[p] = 0;
+       if :: !bs[p] && !ready[p] -> newrank(bs[p]) :: else fi;
+       nm = NAMED(p);
        if
        :: !WANT(p) ->
 #ifndef BUG_HOLDS_AND_WAITS
@@ -628,14 +744,10 @@ proctype Pod(byte p)
 #endif
 #ifndef BUG_HOLDS_AND_WAITS
        :: WANT(p) && HOLDS(p) ->
-          if :: !bs[p] && !ready[p] -> newrank(bs[p]) :: else fi;
-          ann[p] = 1; cg[p] = FIRST(p); nv[p] = 1; pc[p] = TURNBACK
-#define FREE(p) (WANT(p) && !HOLDS(p))
-#else
-#define FREE(p) WANT(p)
+          ca[p] = AGE(p); ann[p] = 1; cg[p] = FIRST(p); nv[p] = 1; pc[p] = TURNBACK
 #endif
        :: FREE(p) && FITS(p) ->
-          if :: !bs[p] && !ready[p] -> newrank(bs[p]) :: else fi;
+          ca[p] = AGE(p);
           for (j : 0 .. NG - 1) { sI[j] = sI[j] & ~BIT(p) };
           j = 0; cg[p] = FIRST(p); pc[p] = CLAIM;
 #ifndef BUG_INTENT_FORGOTTEN
@@ -644,7 +756,6 @@ proctype Pod(byte p)
           skip
 #endif
        :: FREE(p) && !FITS(p) ->
-          if :: !bs[p] && !ready[p] -> newrank(bs[p]) :: else fi;
           cg[p] = FIRST(p);
           if
 #ifndef BUG_HOPELESS_WAITS
@@ -653,10 +764,11 @@ proctype Pod(byte p)
 #else
           :: true ->
 #endif
-             ann[p] = 1; pc[p] = INTEND;
+             ann[p] = 1; pc[p] = INTEND; ca[p] = AGE(p);
              if
-             :: !late[p] && ANYG(SHORT, p) -> tarm[p] = 1
-             :: !(!late[p] && ANYG(SHORT, p)) ->
+             :: ISPOLITE(p)   /* names nobody, at no time */
+             :: !ISPOLITE(p) && !late[p] && ANYG(SHORT, p) -> tarm[p] = 1
+             :: !ISPOLITE(p) && !(!late[p] && ANYG(SHORT, p)) ->
                 if
                 :: !ANYG(LACKS, p)
                 :: ANYG(LACKS, p) && VICTIMS(p, 1) -> nv[p] = 1
@@ -683,51 +795,54 @@ proctype Pod(byte p)
           fi
        fi;
        nm = 0 }
-  :: atomic { pc[p] == CLAIM ->
+  :: atomic { pc[p] == CLAIM && API(p) ->
        if
        :: MAYCLAIM(cg[p], p) && TESTED(cg[p], p) ->
           w_claim(cg[p], p);
           if
-          :: LAST(p, cg[p]) -> cg[p] = 0; pc[p] = BRINGUP
+          :: LAST(p, cg[p]) -> cg[p] = 0; ca[p] = 0; pc[p] = BRINGUP
           :: else -> cg[p] = NEXT(p, cg[p])
           fi
-       :: !MAYCLAIM(cg[p], p) || ((sI[cg[p]] >> p) & 1) ->   /* refused */
+       :: (!MAYCLAIM(cg[p], p) || !TESTED(cg[p], p) || ((sI[cg[p]] >> p) & 1)) ->   /* refused */
 #ifdef BUG_GANG_HOLDS
-          cg[p] = 0; pc[p] = PENDING
+          cg[p] = 0; ca[p] = 0; pc[p] = PENDING
 #else
           cg[p] = PREV(p, cg[p]);
-          if :: cg[p] == NG -> cg[p] = 0; pc[p] = PENDING :: else -> pc[p] = TURNBACK fi
+          if :: cg[p] == NG -> cg[p] = 0; ca[p] = 0; pc[p] = PENDING :: else -> pc[p] = TURNBACK fi
 #endif
-       :: apif && MAYCLAIM(cg[p], p) -> apif--; w_claim(cg[p], p); changed = changed | BIT(p); cg[p] = 0; pc[p] = PENDING
-       :: apif -> apif--; cg[p] = 0; pc[p] = PENDING
+       :: apif && MAYCLAIM(cg[p], p) && TESTED(cg[p], p) ->
+          apif--; w_claim(cg[p], p); changed = changed | BIT(p); cg[p] = 0; ca[p] = 0; pc[p] = PENDING
+       :: apif -> apif--; cg[p] = 0; ca[p] = 0; pc[p] = PENDING
        fi }
-  :: atomic { pc[p] == TURNBACK ->
+  :: atomic { pc[p] == TURNBACK && API(p) ->
        if
        :: if :: HOLDG(cg[p], p) -> w_turn_back(cg[p], p) :: else fi;
           if
-          :: nv[p] -> if :: LAST(p, cg[p]) -> cg[p] = 0; nv[p] = 0; pc[p] = PENDING :: else -> cg[p] = NEXT(p, cg[p]) fi
-          :: else -> cg[p] = PREV(p, cg[p]); if :: cg[p] == NG -> cg[p] = 0; pc[p] = PENDING :: else fi
+          :: nv[p] -> if :: LAST(p, cg[p]) -> cg[p] = 0; ca[p] = 0; nv[p] = 0; pc[p] = PENDING :: else -> cg[p] = NEXT(p, cg[p]) fi
+          :: else -> cg[p] = PREV(p, cg[p]); if :: cg[p] == NG -> cg[p] = 0; ca[p] = 0; pc[p] = PENDING :: else fi
           fi
-       :: apif -> apif--; cg[p] = 0; nv[p] = 0; pc[p] = PENDING
+       :: apif -> apif--; cg[p] = 0; ca[p] = 0; nv[p] = 0; pc[p] = PENDING
        fi }
-  :: atomic { pc[p] == INTEND ->
+  :: atomic { pc[p] == INTEND && API(p) ->
        if
        :: if
-          :: it[X(cg[p], p)] == AGE(p) && rq[X(cg[p], p)] == NEED(p) && (nv[p] & ~vic[X(cg[p], p)]) == 0
+          :: it[X(cg[p], p)] == ca[p] && rq[X(cg[p], p)] == CNEED(p) && (nv[p] & ~vic[X(cg[p], p)] & SERVESHERE(cg[p])) == 0
           :: else ->
-             it[X(cg[p], p)] = AGE(p); rq[X(cg[p], p)] = NEED(p);
+             it[X(cg[p], p)] = ca[p]; rq[X(cg[p], p)] = CNEED(p);
              for (k : 0 .. NP - 1) {
-               if :: (nv[p] >> k) & 1 && st[X(cg[p], k)] -> vic[X(cg[p], p)] = vic[X(cg[p], p)] | BIT(k) :: else fi
+               if :: (nv[p] >> k) & 1 && VICTIMHERE(cg[p], k) -> vic[X(cg[p], p)] = vic[X(cg[p], p)] | BIT(k) :: else fi
              };
              k = 0; noteI(cg[p], p)
           fi;
           if
-          :: LAST(p, cg[p]) -> cg[p] = 0; if :: nv[p] -> nv[p] = 0; pc[p] = PENDING :: else -> assert(!HOLDS(p)); pc[p] = WAITS fi
+          :: LAST(p, cg[p]) ->
+             cg[p] = 0; ca[p] = 0;
+             if :: nv[p] -> nv[p] = 0; pc[p] = PENDING :: else -> assert(!HOLDS(p)); pc[p] = WAITS fi
           :: else -> cg[p] = NEXT(p, cg[p])
           fi
-       :: apif -> apif--; cg[p] = 0; pc[p] = PENDING
+       :: apif -> apif--; cg[p] = 0; ca[p] = 0; pc[p] = PENDING
        fi }
-  :: atomic { pc[p] == WITHDRAW ->
+  :: atomic { pc[p] == WITHDRAW && API(p) ->
        if
        :: w_withdraw(cg[p], p);
           if
@@ -759,7 +874,7 @@ proctype Pod(byte p)
        jr[p] = 0; ready[p] = 1; bs[p] = 0; prot[p] = !((SHORTRUN >> p) & 1);
        if
        :: cw[p] || since[p] ->
-          pc[p] = SERVE; open[p] = 1; busy[p] = (since[p] != 0); since[p] = 0; late[p] = 0
+          pc[p] = SERVE; late[p] = 0; reopen(p)
        :: else -> pc[p] = REST; why[p] = BOOTED; eng[p] = E_SLEEPS; jr[p] = 1; late[p] = 0
        fi;
        cw[p] = 0 }
@@ -770,7 +885,7 @@ proctype Pod(byte p)
        eng[p] = ABSENT; jr[p] = 0; ready[p] = 0; rest[p] = 0; cg[p] = FIRST(p); pc[p] = RELEASE }
 
   /* ================ Lifecycle._serve ================ */
-  :: atomic { pc[p] == SERVE && PUBLISHES(p) ->   /* _keep_entry: publish */
+  :: atomic { pc[p] == SERVE && PUBLISHES(p) && API(p) ->   /* _keep_entry: publish */
        cg[p] = FIRST(p);
        if :: !CLAIMED(cg[p], p) -> cg[p] = NEXT(p, cg[p]) :: else fi;
        if :: !CLAIMED(cg[p], p) -> cg[p] = NEXT(p, cg[p]) :: else fi;
@@ -785,39 +900,38 @@ proctype Pod(byte p)
        cg[p] = 0 }
   :: atomic { pc[p] == SERVE && died[p] -> open[p] = 0; cg[p] = FIRST(p); why[p] = CRASHED; pc[p] = LEAVE }
 #ifndef BUG_HALF_LEFT
-  :: atomic { pc[p] == SERVE && ANYG(LEAVING, p) -> open[p] = 0; cg[p] = FIRST(p); why[p] = IDLE; pc[p] = LEAVE }
+  :: atomic { pc[p] == SERVE && ANYG(LEAVING, p) && API(p) -> open[p] = 0; cg[p] = FIRST(p); why[p] = IDLE; pc[p] = LEAVE }
 #endif
-  :: atomic { pc[p] == SERVE && !SAFE(p) && ((NAMED(p) >> p) & 1) ->
+  :: atomic { pc[p] == SERVE && !SAFE(p) && ((NAMED(p) >> p) & 1) && API(p) ->
        assert(!POP(p) && !prot[p]);
        open[p] = 0; cg[p] = FIRST(p); why[p] = PREEMPTED; pc[p] = LEAVE }
-  :: atomic { pc[p] == SERVE && !POP(p) && !prot[p] && !busy[p] && !((KEEPS >> p) & 1) && GIVESWAY(p) ->
+  :: atomic { pc[p] == SERVE && !POP(p) && !prot[p] && !busy[p] && !((KEEPS >> p) & 1) && GIVESWAY(p) && API(p) ->
        for (j : 0 .. NG - 1) { sO[j] = sO[j] & ~BIT(p) };
        j = 0; open[p] = 0; cg[p] = FIRST(p); why[p] = YIELDED; pc[p] = LEAVE }
-  :: atomic { pc[p] == SERVE && !POP(p) && !prot[p] && !busy[p] && ((IDLES >> p) & 1) ->
+  :: atomic { pc[p] == SERVE && !POP(p) && !prot[p] && !busy[p] && ((IDLES >> p) & 1) && API(p) ->
        open[p] = 0; cg[p] = FIRST(p); why[p] = IDLE; pc[p] = LEAVE }
 
   /* ================ Lifecycle._put_to_sleep ================ */
   :: atomic { pc[p] == LEAVE ->
        if
        :: YREFUSED(p) ->   /* refused: it serves on */
-          cg[p] = 0; why[p] = 0; pc[p] = SERVE; open[p] = 1;
-          if :: since[p] -> busy[p] = 1; since[p] = 0 :: else fi
-       :: !YREFUSED(p) ->
+          cg[p] = 0; why[p] = 0; pc[p] = SERVE; reopen(p)
+       :: !YREFUSED(p) && API(p) ->
           assert(why[p] != YIELDED || cg[p] != FIRST(p) || GSET(p) > 2 || NEEDS(cg[p], p));   /* nobody gives way in vain */
           if :: st[X(cg[p], p)] > SLEEPING -> st[X(cg[p], p)] = DEACTIVATING :: else fi;
           if :: why[p] != YIELDED && lock[cg[p]] == p + 1 -> lock[cg[p]] = 0; noteI(cg[p], p) :: else -> noteO(cg[p], p) fi;
           covered(p);
           if :: LAST(p, cg[p]) -> cg[p] = 0; pc[p] = DRAIN :: else -> cg[p] = NEXT(p, cg[p]) fi
-       :: apif && !YREFUSED(p) ->   /* no answer */
-          apif--;
+       :: (apif || !API(p)) && !YREFUSED(p) ->   /* no answer */
+          if :: API(p) -> apif-- :: else fi;
           if
-          :: st[X(cg[p], p)] > SLEEPING -> st[X(cg[p], p)] = DEACTIVATING; noteO(cg[p], p)
+          :: API(p) && st[X(cg[p], p)] > SLEEPING -> st[X(cg[p], p)] = DEACTIVATING; noteO(cg[p], p)
           :: true
           fi;
           cg[p] = 0;
           if
           :: why[p] == CRASHED -> pc[p] = DRAIN
-          :: else -> why[p] = 0; pc[p] = SERVE; open[p] = 1; if :: since[p] -> busy[p] = 1; since[p] = 0 :: else fi
+          :: else -> why[p] = 0; pc[p] = SERVE; reopen(p)
           fi
        fi }
   :: atomic { pc[p] == DRAIN ->   /* nothing is in flight any more, or drainTimeout */
@@ -838,7 +952,7 @@ proctype Pod(byte p)
 #ifdef BUG_RELEASE_FIRST
   :: atomic { pc[p] == REST && eng[p] == E_SLEEPS -> cg[p] = FIRST(p); rest[p] = 1; pc[p] = RELEASE }
 #endif
-  :: atomic { pc[p] == RELEASE ->
+  :: atomic { pc[p] == RELEASE && API(p) ->
        if
        :: w_release(cg[p], p);
           if
@@ -858,6 +972,19 @@ proctype Pod(byte p)
   od
 }
 
+#if RENEWS > 0
+/* Requests that keep coming and are finished: a process of its own for each pod, since fairness is among processes. */
+proctype Clients(byte p)
+{
+  byte k, j;
+  do
+  :: atomic { open[p] && !busy[p] -> busy[p] = 1 }
+  :: atomic { !open[p] && UP(p) && !since[p] -> newrank(since[p]); closeranks(); late[p] = 0; poke(p) }
+  :: atomic { busy[p] -> busy[p] = 0 }
+  od
+}
+#endif
+
 /* controller/agent: Agent._clean and cleanup.clean, one GPU at a time; and foreignMemoryBytes. */
 #define F_DIRTY(g, p, q) (ON(g, q) && ((pc[q] == GONE && !old[q] && (st[X(g, q)] || lock[g] == (q) + 1)) \
                           || (F_DOWN(q) && it[X(g, q)])))
@@ -873,18 +1000,18 @@ proctype Agent()
   byte k;
   do
 #if CRASHES + DELETES > 0
-  :: atomic { !ag && DIRTY(0) -> ag = 1; agst = 0; aggone = MASK(F_GONE); agdown = MASK(F_DOWN) }
+  :: atomic { !ag && API(NP) && DIRTY(0) -> ag = 1; agst = 0; aggone = MASK(F_GONE); agdown = MASK(F_DOWN) }
 #if NG > 1
-  :: atomic { !ag && DIRTY(1) -> ag = 2; agst = 0; aggone = MASK(F_GONE); agdown = MASK(F_DOWN) }
+  :: atomic { !ag && API(NP) && DIRTY(1) -> ag = 2; agst = 0; aggone = MASK(F_GONE); agdown = MASK(F_DOWN) }
 #endif
 #if NG > 2
-  :: atomic { !ag && DIRTY(2) -> ag = 3; agst = 0; aggone = MASK(F_GONE); agdown = MASK(F_DOWN) }
+  :: atomic { !ag && API(NP) && DIRTY(2) -> ag = 3; agst = 0; aggone = MASK(F_GONE); agdown = MASK(F_DOWN) }
 #endif
 #ifdef BUG_AGENT_UNCONDITIONAL
   :: atomic { ag ->
 #else
   :: atomic { ag && agst -> ag = 0; agst = 0; aggone = 0; agdown = 0 }   /* refused: looks again */
-  :: atomic { ag && !agst ->
+  :: atomic { ag && !agst && API(NP) ->
 #endif
        for (k : 0 .. NP - 1) {
          if :: (agdown >> k) & 1 -> it[X(ag - 1, k)] = 0; rq[X(ag - 1, k)] = 0; vic[X(ag - 1, k)] = 0 :: else fi;
@@ -904,18 +1031,31 @@ proctype Agent()
 #endif
   :: atomic { intrude -> intrude--; foreign = 1; noteO(0, NP) }
   :: atomic { foreign -> foreign = 0; noteO(0, NP) }
+#if CUTS > 0
+  :: atomic { cuts ->
+       cuts--;
+       if
+       :: CUTWHO & 1 -> cut = cut | 1
+       :: CUTWHO & 2 -> cut = cut | 2
+       :: NP > 2 && CUTWHO & 4 -> cut = cut | 4
+       :: (CUTWHO >> NP) & 1 -> cut = cut | BIT(NP)
+       :: (CUTWHO >> NP) & 2 -> cut = 31
+       fi }
+  :: atomic { heals && cut -> heals--; cut = 0; changed = changed | EVENTED }   /* it lists anew */
+#endif
   /* Trouble need not come. */
-  :: atomic { crashes + stays + deaths + fails + apif + quits + deletes + reborn + intrude > 0 ->
-       crashes = 0; stays = 0; deaths = 0; fails = 0; apif = 0; quits = 0; deletes = 0; reborn = 0; intrude = 0 }
+  :: atomic { crashes + stays + deaths + fails + apif + quits + deletes + reborn + intrude + cuts + heals > 0 ->
+       crashes = 0; stays = 0; deaths = 0; fails = 0; apif = 0; quits = 0; deletes = 0; reborn = 0; intrude = 0; cuts = 0; heals = 0 }
   od
 }
 
 /* When nothing more can happen, everybody has been served, or could not be; and nothing is left behind. */
-#define F_STUCK(g, p, q)  (((q) != (p) && (POP(q) || !UP(q))) -> rs[X(g, q)] : 0)
-#define F_STUCKI(g, p, q) (((q) != (p) && ON(g, q) && pc[q] == WAITS && it[X(g, q)] && it[X(g, q)] < AGE(p)) -> rq[X(g, q)] : 0)
+#define F_STUCK(g, p, q)  (((q) != (p) && (POP(q) || !UP(q) || !API(q))) -> rs[X(g, q)] : 0)
+#define F_STUCKI(g, p, q) (((q) != (p) && ON(g, q) && (pc[q] == WAITS || !API(q)) && it[X(g, q)] && it[X(g, q)] < AGE(p)) -> rq[X(g, q)] : 0)
 #define EXCUSED(g, p)     (ON(g, p) && (NEED(p) > TOT(g) - SUM(F_STUCK, g, p) - STUCKI(g, p) \
-                           || (lock[g] && lock[g] != (p) + 1 && pc[lock[g] - 1] == DEAD)))
-#if STAYS > 0
+                           || (lock[g] && lock[g] != (p) + 1 && (pc[lock[g] - 1] == DEAD || !API(lock[g] - 1)))))
+#define SPACE(g, p)       (ON(g, p) && ROOM(g, p) < NEED(p))
+#if STAYS + CUTS + POLITE > 0
 #define STUCKI(g, p)      SUM(F_STUCKI, g, p)
 #else
 #define STUCKI(g, p)      0
@@ -927,19 +1067,26 @@ proctype Judge()
   atomic {
     for (p : 0 .. NP - 1) {
       if
-      :: pc[p] == GONE || pc[p] == DEAD -> assert(!ANYG(MYIT, p));
+      :: !API(p) -> assert(!open[p] || eng[p] == E_AWAKE || died[p])   /* it does what it can without: it serves on, or waits */
+      :: API(p) && (pc[p] == GONE || pc[p] == DEAD) && !API(NP)        /* nobody cleans */
+      :: API(p) && (pc[p] == GONE || pc[p] == DEAD) && API(NP) -> assert(!ANYG(MYIT, p));
          if :: pc[p] == GONE -> assert(!HOLDS(p)) :: else fi
-      :: pc[p] == ASLEEP -> assert(ready[p] && !since[p] && eng[p] == E_ASLEEP && !HOLDS(p) && !ANYG(MYIT, p))
-      :: pc[p] == WAITS -> assert(ANYG(EXCUSED, p)); assert(!HOLDS(p))
-      :: pc[p] == SERVE -> assert(eng[p] == E_AWAKE && open[p] && !since[p] && !ANYG(NOTSERVING, p) && !ANYG(MYIT, p))
+      :: API(p) && pc[p] == ASLEEP -> assert(ready[p] && !since[p] && eng[p] == E_ASLEEP && !HOLDS(p) && !ANYG(MYIT, p))
+      :: API(p) && pc[p] == WAITS ->   /* who may not preempt waits as long as there is no room */
+         assert(ANYG(EXCUSED, p) || (ISPOLITE(p) && ANYG(SPACE, p))); assert(!HOLDS(p))
+      :: API(p) && pc[p] == SERVE -> assert(eng[p] == E_AWAKE && open[p] && !since[p] && !ANYG(NOTSERVING, p) && !ANYG(MYIT, p))
       :: else -> assert(false)
       fi
     };
     for (g : 0 .. NG - 1) {
-      assert(!lock[g] || pc[lock[g] - 1] == DEAD)
+      assert(!lock[g] || pc[lock[g] - 1] == DEAD || !API(lock[g] - 1) || (pc[lock[g] - 1] == GONE && !API(NP)))
     }
   }
 }
+
+#if RENEWS > 0
+ltl fed { [] ((since[0] != 0) -> <> (since[0] == 0)) }   /* whoever asks of pod 0 is served */
+#endif
 
 init
 {
@@ -956,9 +1103,13 @@ init
     run Pod(2);
 #endif
 #if NP >= 4
-    run Pod(3)
-#else
-    skip
+    run Pod(3);
 #endif
+#if RENEWS > 0
+    for (p : 0 .. NP - 1) {
+      if :: (RENEWS >> p) & 1 -> run Clients(p) :: else fi
+    };
+#endif
+    p = 0
   }
 }
