@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -115,6 +114,9 @@ class Conversation(Page):
     def common_hints(self) -> list[KeyHint]:
         return []  # these keys are text here
 
+    def _now(self) -> float:
+        return self.dashboard.data.clock.now().timestamp()
+
     def draw(self, view: View, height: int) -> None:
         width, palette = self.size.width, view.palette
         gap = int(height > 12)
@@ -165,7 +167,7 @@ class Conversation(Page):
                 lines += flow([Words(f"  {said.after}", palette.failed if said.bad else palette.dim)], width, 2)
             lines.append(Line(width))
         if self._answering and not self._first:
-            waited = short_duration(time.monotonic() - self._began)
+            waited = short_duration(self._now() - self._began)
             lines.insert(len(lines) - 1, Line(width))
             lines[-2].put(3, f"{self._hint or 'asked'} {waited}", palette.dim)
         return lines
@@ -181,7 +183,7 @@ class Conversation(Page):
         messages = [{"role": said.role, "content": said.text} for said in self._said if said.text and not said.bad]
         self._said.append(Said("assistant"))
         self._asked += 1
-        self._answering, self._began, self._first, self._hint = True, time.monotonic(), 0.0, ""
+        self._answering, self._began, self._first, self._hint = True, self._now(), 0.0, ""
         # a thread of its own, which ends with the program: a pool's would keep it waiting for an answer
         threading.Thread(target=self._ask, args=(self._asked, messages), daemon=True).start()
         self.again()
@@ -227,7 +229,7 @@ class Conversation(Page):
         elif piece.kind is Kind.END:
             answer.after = self._told(piece)
         elif piece.kind in (Kind.TEXT, Kind.THINKING):
-            self._first = self._first or time.monotonic()
+            self._first = self._first or self._now()
             if piece.kind is Kind.TEXT and len(answer.text) < LONGEST:
                 answer.text += piece.text
             elif len(answer.thinking) < LONGEST:
@@ -235,7 +237,7 @@ class Conversation(Page):
 
     def _told(self, piece: Piece) -> str:
         """first token after 540ms, 112 tokens in 2.1s"""
-        now = time.monotonic()
+        now = self._now()
         first = f"first token after {short_duration((self._first or now) - self._began)}"
         count = (piece.usage or {}).get("completion_tokens")
         rest = now - (self._first or now)

@@ -17,6 +17,7 @@ from tui.facts import KeyHint, footer
 from tui.page import Page
 from tui.pages import PAGES
 from tui.theme import PINNED
+from tui.travel import KEYS
 from tui.view import View, put_state
 from tui.widgets import Lines, Panel
 
@@ -148,6 +149,7 @@ def help_lines(page: Page, width: int) -> list[Line]:
         ("enter d", "the selected one in detail; esc comes back"),
         *(ACTING if dashboard.acts else ()),
         ("l y c", "logs, YAML, copy the name (or what is shown)"),
+        *((("a", "ask it something: a chat"),) if dashboard.acts else ()),
         ("tab", f"the next page: {tabs}"),
         (" ".join(entry.key for entry in PAGES.values() if entry.key),
          "straight to " + ", ".join(entry.name for entry in PAGES.values() if entry.key)),
@@ -158,6 +160,7 @@ def help_lines(page: Page, width: int) -> list[Line]:
     parts = [
         (f"Keys of {page.identity[0]}", keys),
         ("Keys everywhere", general),
+        ("Time", KEYS),
         ("Commands", [(f":{c.usage}", c.what) for c in commands.commands(dashboard.acts).values()]),
         ("Signs", MEANING),
     ]

@@ -124,7 +124,7 @@ def draw(row: ModelRow, width: int, fields: dict[str, Column], view: View, selec
         _end(line, fields, "QUEUE", _count(row.queued), palette.faint)
     if column := fields.get("SPARK"):
         rates = view.data.rates(key)
-        top = max((rate for rate in rates if rate is not None), default=0.0)
+        top = max([1.0, *(rate for rate in rates if rate is not None)])  # a request a minute is no peak
         line.put(column.start, spark(rates, SPARK, top), palette.spark)
     rate = view.data.rate(key)
     _end(line, fields, "REQ/S", NONE if rate is None else f"{rate:.1f}", ink if rate else palette.faint)

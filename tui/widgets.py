@@ -10,6 +10,7 @@ from textual.events import Click, Resize
 from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
+from textual.scrollbar import ScrollBarRender
 from textual.strip import Strip
 from textual.widget import Widget
 
@@ -33,6 +34,13 @@ def _glyphs(widget: Widget) -> Mapping[int, str] | None:
     """What replaces signs that the terminal lacks."""
     found: Mapping[int, str] | None = getattr(widget.app, "glyphs", None)
     return found
+
+
+class PlainBar(ScrollBarRender):
+    """A scroll bar of blanks, for terminals without blocks."""
+
+    VERTICAL_BARS: ClassVar[list[str]] = [" "] * 8
+    HORIZONTAL_BARS: ClassVar[list[str]] = [" "] * 8
 
 
 class Panel(Widget):
@@ -82,6 +90,10 @@ class Lines(ScrollView, can_focus=True):
         self._count = 0
         self._paint: Callable[[int], Line] | None = None
         self._strips: dict[int, Strip] = {}
+
+    def on_mount(self) -> None:
+        if _glyphs(self) is not None:
+            self.vertical_scrollbar.renderer = PlainBar  # type: ignore[misc]
 
     @property
     def room(self) -> int:

@@ -27,6 +27,18 @@ SYSTEM = "greenthread-system"
 NOW = datetime(2026, 11, 22, 14, 3, 22, tzinfo=UTC)
 
 
+LOG = (
+    "\x1b[1;36m(EngineCore pid=71)\x1b[0m INFO 11-22 14:01:02 vLLM API server version 0.32.0",
+    "(EngineCore pid=71) INFO 11-22 14:01:03 Loading weights took 3.41 seconds, of which 2.96 were spent reading them",
+    "(EngineCore pid=71) WARNING 11-22 14:01:05 CUDA graphs are captured again",
+    "(EngineCore pid=71) ERROR 11-22 14:02:11 request 4711 was cut off",
+    "Traceback (most recent call last):",
+    '  File "engine.py", line 12, in step',
+    "(EngineCore pid=71) INFO 11-22 14:03:19 It took 0.524 seconds to wake up",
+)
+"""What every container wrote."""
+
+
 class StandingClock:
     """Time stands still unless it is moved."""
 
@@ -59,8 +71,13 @@ class Network(InProcess):
             raise Unreachable("the API server at https://prod-eu:6443 does not answer: connection refused")
         return await super().request(*args, **options)
 
-    async def stream(self, *args: Any, **options: Any) -> Any:
-        lines = super().stream(*args, **options)
+    async def stream(self, method: str, path: str, *args: Any, **options: Any) -> Any:
+        if path.endswith("/log"):
+            for text in LOG:
+                yield text.encode()
+            await self._cut.wait()  # it is followed
+            return
+        lines = super().stream(method, path, *args, **options)
         cut = asyncio.ensure_future(self._cut.wait())
         line: asyncio.Future[Any] = asyncio.ensure_future(anext(lines, None))
         try:
@@ -240,8 +257,14 @@ class World:
             slept = record("sleep", began - 70, drain=0.0, engine=0.09)
             await self.event("llama-3-1-8b", "Slept", "slept in 90ms on node-a/0, idle, freed 62.0G", began - 70, slept)
 
+    async def rest(self) -> None:
+        """After the past: nobody waits any more."""
+        await self.past()
+        await self.patch_gpu("node-a-0", preemptionIntents=[])
+        await self.report("qwen-3-4b-thinking", report("sleeping", 1, requests=7, wake=0.701))
+
     async def waits(self) -> None:
-        """The story 8 s later: llama drains for qwen, mistral waits behind it, llama-3-1-70b cannot fit, whisper wakes."""
+        """8 s later: llama drains for qwen, mistral waits behind it, llama-3-1-70b cannot fit, whisper wakes."""
         await self.story()
         await self.patch_gpu(
             "node-a-0",
