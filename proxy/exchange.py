@@ -722,7 +722,8 @@ class Exchange:
         if self._heartbeat is not None:
             self._heartbeat.stop()
             self._server.collected_bytes -= self._heartbeat.reserved
-        self._leave(outcome)
+        if self._entered is not None:
+            self._leave(outcome)
         self._server.finished(self)
         self._client.exchange_done(self)
 

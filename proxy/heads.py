@@ -18,11 +18,14 @@ _MARK = b"\r\nContent-Length: "  # and in lower case; with other spellings the l
 _LOW_MARK = _MARK.lower()
 _END = b"\r\n\r\n"
 
+_LENGTHS = 4096
+_lengths: dict[bytes, int] = {}  # by their digits; of valid ones only
+
 
 class Seen(Generic[T]):
     """A head that was parsed."""
 
-    __slots__ = ("_after", "_before", "_split", "length", "parsed")
+    __slots__ = ("_after", "_before", "_end", "_split", "length", "parsed")
 
     def __init__(self, parsed: T, before: bytes, after: bytes, length: int | None) -> None:
         """`before` and `after`: the bytes around the digits of the length, to the empty line at the end. Without
@@ -32,6 +35,7 @@ class Seen(Generic[T]):
         self.length = length
         """The Content-Length of the head as a whole; another one each time when it is read by `match`."""
         self._before, self._after, self._split = before, after, len(before)
+        self._end = self._split + 3  # where the digits ended last
 
     def match(self, data: bytes) -> tuple[int | None, int] | None:
         """Content-Length and size of the head that `data` begins with; None when that is another one, or no whole one.
@@ -40,14 +44,26 @@ class Seen(Generic[T]):
         """
         if not data.startswith(self._before):
             return None
-        split, after = self._split, self._after
+        after = self._after
         if not after:
-            return self.length, split
-        end = data.find(b"\r", split, split + 19)
-        digits = data[split:end]
-        if end < 0 or not digits.isdigit() or not data.startswith(after, end):
+            return self.length, self._split
+        end = self._end
+        length = _lengths.get(data[self._split : end])
+        if length is None or not data.startswith(after, end):
+            return self._match_other_length(data)
+        return length, end + len(after)
+
+    def _match_other_length(self, data: bytes) -> tuple[int, int] | None:
+        """The same where the length may have other digits than the last one, or more."""
+        end = data.find(b"\r", self._split, self._split + 19)
+        digits = data[self._split : end]
+        if end < 0 or not digits.isdigit() or not data.startswith(self._after, end):
             return None
-        return int(digits), end + len(after)
+        self._end = end
+        length = int(digits)
+        if len(_lengths) < _LENGTHS:
+            _lengths[digits] = length
+        return length, end + len(self._after)
 
 
 class Heads(Generic[T]):

@@ -62,7 +62,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.exchange = exchange
         self._head = None
         self._decoder = None
-        self.write(data)
+        self.transport.write(data)  # the pool gives no connection that is closing
 
     def write(self, data: bytes) -> None:
         """Send bytes of the request."""
@@ -125,7 +125,11 @@ class UpstreamConnection(asyncio.Protocol):
             return
         try:
             if self._head is not None:
-                self._read_body(exchange, data)
+                decoder = self._decoder
+                if decoder is not None and decoder.is_one_chunk(data) and not exchange.decode_response:
+                    exchange.on_response_data(data)
+                else:
+                    self._read_body(exchange, data)
                 return
             body = self._read_head(exchange, data)
             if body is not None:
@@ -180,9 +184,6 @@ class UpstreamConnection(asyncio.Protocol):
         decoder = self._decoder
         if decoder is not None:
             if not data:
-                return
-            if decoder.is_one_chunk(data) and not exchange.decode_response:
-                exchange.on_response_data(data)
                 return
             if exchange.decode_response:
                 pieces: list[bytes] = []

@@ -18,6 +18,8 @@ from sidecar.metrics import Metrics, SidecarState
 #: A pod that goes away asks the gateway to send the request elsewhere: it was not run.
 NOT_RUN = ("X-GreenThread-Not-Run", "true")
 
+_SUCCESS = Outcome.SUCCESS
+
 #: What every answer says of a request that found the door open.
 _FOUND_SERVING = (b"X-GreenThread-State: serving", b"Server-Timing: queue;dur=0, wake;dur=0")
 
@@ -156,7 +158,7 @@ class Door:
     def leave(self, exchange: Visitor, outcome: Outcome) -> None:
         self._one_out()
         self.finished += 1
-        if outcome is Outcome.SUCCESS and exchange.status < 500:
+        if outcome is _SUCCESS and exchange.status < 500:
             self._metrics.success.inc()
         elif outcome is not Outcome.CLIENT_GONE:
             self._metrics.error.inc()
