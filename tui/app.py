@@ -55,7 +55,7 @@ _MOVING = (Shown.WAKING, Shown.CONVERTING, Shown.PENDING, Shown.DEACTIVATING)
 class Dashboard(App[None]):
     """Paints what changed, at most every `FRAME`; while nothing moves, once a second."""
 
-    CSS_PATH = "app.tcss"
+    CSS_PATH = Path(__file__).with_name("app.tcss")
     ENABLE_COMMAND_PALETTE = False
     TITLE = "GreenThread"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -576,7 +576,7 @@ def _run(
     """Until the user quits. KubeError when the kubeconfig cannot be used."""
     if record and replay:
         raise click.UsageError("--record and --replay exclude each other: a recording is not recorded again")
-    if not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):  # Textual paints on stderr
+    if not _is_terminal():
         raise click.ClickException("this needs a terminal; `top` prints the same once")
     ascii_only = ascii_only or only_ascii()
     history, recorder = History(memory), None
@@ -605,6 +605,10 @@ def _run(
     if app.failure is not None:
         raise app.failure
     return app.return_code or 0
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()  # Textual paints on stderr
 
 
 def _measured(config: ClusterConfig) -> Measured:
