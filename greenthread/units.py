@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from decimal import Decimal
 
 _DURATION_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+", re.ASCII)
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)", re.ASCII)
 
-_QUANTITY = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(?:[eE]([+-]?\d{1,2})|(Ki|Mi|Gi|Ti|Pi|Ei|n|u|m|k|M|G|T|P|E))?", re.ASCII)
-_QUANTITY_UNITS = {
-    "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"),
-    "k": Decimal(10) ** 3, "M": Decimal(10) ** 6, "G": Decimal(10) ** 9,
-    "T": Decimal(10) ** 12, "P": Decimal(10) ** 15, "E": Decimal(10) ** 18,
-    "Ki": Decimal(2) ** 10, "Mi": Decimal(2) ** 20, "Gi": Decimal(2) ** 30,
-    "Ti": Decimal(2) ** 40, "Pi": Decimal(2) ** 50, "Ei": Decimal(2) ** 60,
+_QUANTITY = r"(\d+(?:\.\d*)?|\.\d+)(?:[eE]([+-]?\d{1,2})|(Ki|Mi|Gi|Ti|Pi|Ei|n|u|m|k|M|G|T|P|E))?"
+_QUANTITY_UNITS: dict[str, str | int] = {
+    "n": "1e-9", "u": "1e-6", "m": "1e-3", "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18,
+    "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60,
 }  # fmt: skip
 
 GIB = 2**30
@@ -67,7 +63,9 @@ def parse_quantity(text: str | int) -> int:
     """Bytes from a Kubernetes quantity (``10Gi``, ``1.5G``, ``1e9``, ``1024``), rounded up. ValueError with advice."""
     if isinstance(text, int):
         return text
-    match = _QUANTITY.fullmatch(text)
+    from decimal import Decimal  # a moment to import, and few programs read quantities
+
+    match = re.fullmatch(_QUANTITY, text, re.ASCII)
     if not match:
         raise ValueError(f"{text!r} is not a memory size; write it like 512Mi, 10Gi or 80G")
     number, exponent, unit = match.groups()
@@ -75,7 +73,7 @@ def parse_quantity(text: str | int) -> int:
     if exponent is not None:
         value *= Decimal(10) ** int(exponent)
     elif unit:
-        value *= _QUANTITY_UNITS[unit]
+        value *= Decimal(_QUANTITY_UNITS[unit])
     return math.ceil(value)
 
 

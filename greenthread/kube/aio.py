@@ -51,6 +51,8 @@ class AsyncClient:
     def __init__(self, target: ClusterConfig | Transport, timeout: float = core.REQUEST_TIMEOUT) -> None:
         self._transport: Transport = HttpTransport(target) if isinstance(target, ClusterConfig) else target
         self._timeout = timeout
+        #: Answers so far, by method, plural of the resource, and status (0: there was none).
+        self.answers: dict[tuple[str, str, int], int] = {}
 
     async def close(self) -> None:
         await self._transport.close()
@@ -146,7 +148,13 @@ class AsyncClient:
                 yield line.decode("utf-8", "replace")
 
     async def _ask(self, request: Request) -> Object:
-        response = await self._transport.request(
-            request.method, request.path, request.params, request.headers(None), request.body, self._timeout
-        )
+        status = 0
+        try:
+            response = await self._transport.request(
+                request.method, request.path, request.params, request.headers(None), request.body, self._timeout
+            )
+            status = response.status
+        finally:
+            key = (request.method, request.resource.plural, status)
+            self.answers[key] = self.answers.get(key, 0) + 1
         return core.decode(request, response, self._transport.where)

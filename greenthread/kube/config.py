@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
 
-from greenthread.kube import simple_yaml
 from greenthread.kube.errors import ConfigError
 from greenthread.names import GROUP
 from greenthread.values import dataclass, field
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
+    from typing import Any, Protocol
 
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+    from greenthread.kube.simple_yaml import Unsupported
+else:
+    Protocol = object
+
+SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 MAX_FILE = 8 * 1024 * 1024
 """Largest kubeconfig, certificate or token file in bytes."""
 
@@ -65,12 +66,14 @@ class ClusterConfig:
         """The value of the Authorization header, or None (anonymous, or a client certificate)."""
         token = self.token
         if self.token_file:
-            token = _read(Path(self.token_file), "the token").decode("ascii", "replace").strip()
+            token = _read(self.token_file, "the token").decode("ascii", "replace").strip()
         if token:
             if not (token.isascii() and token.isprintable()) or " " in token:
                 raise ConfigError(f"the token of {self.where} has characters that no token has: log in again")
             return f"Bearer {token}"
         if self.basic:
+            import base64
+
             return "Basic " + base64.b64encode(":".join(self.basic).encode()).decode()
         return self.login.authorization() if self.login else None
 
@@ -160,7 +163,7 @@ def load_config(
         if must_exist or os.path.exists(path):
             merged.add(path, read_kubeconfig(path))
     if merged.empty and not (context or cluster or user):
-        if "KUBERNETES_SERVICE_HOST" in environ and (SERVICE_ACCOUNT / "token").exists():
+        if "KUBERNETES_SERVICE_HOST" in environ and os.path.exists(os.path.join(SERVICE_ACCOUNT, "token")):
             return in_cluster(environ, SERVICE_ACCOUNT)
         looked = ", ".join(str(path) for path in paths)
         raise ConfigError(
@@ -170,44 +173,44 @@ def load_config(
     return merged.resolve(context, cluster, user)
 
 
-def _paths(kubeconfig: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> tuple[list[Path], bool]:
+def _paths(kubeconfig: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> tuple[list[str], bool]:
     """The kubeconfig files, and whether they must exist."""
     if kubeconfig:
-        return [Path(kubeconfig)], True
+        return [os.fspath(kubeconfig)], True
     if environ.get("KUBECONFIG"):
-        return [Path(part) for part in environ["KUBECONFIG"].split(os.pathsep) if part], False
-    return [Path(environ.get("HOME") or os.path.expanduser("~")) / ".kube" / "config"], False
+        return [part for part in environ["KUBECONFIG"].split(os.pathsep) if part], False
+    return [os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".kube", "config")], False
 
 
 def names_in_kubeconfig(kind: str, kubeconfig: str | None = None, environ: Mapping[str, str] = os.environ) -> list[str]:
     """Names of the `contexts`, `clusters` or `users` that options may name. Raises ConfigError."""
     merged = _Merged()
     for path in _paths(kubeconfig, environ)[0]:
-        if path.exists():
+        if os.path.exists(path):
             merged.add(path, read_kubeconfig(path))
     return sorted(merged.named(kind))
 
 
-def in_cluster(environ: Mapping[str, str] = os.environ, folder: Path = SERVICE_ACCOUNT) -> ClusterConfig:
+def in_cluster(
+    environ: Mapping[str, str] = os.environ, folder: str | os.PathLike[str] = SERVICE_ACCOUNT
+) -> ClusterConfig:
     """The service account of the pod we run in; its token is read anew for each request, because it rotates."""
     host, port = environ["KUBERNETES_SERVICE_HOST"], environ.get("KUBERNETES_SERVICE_PORT", "443")
-    namespace = folder / "namespace"
+    namespace = os.path.join(folder, "namespace")
     return ClusterConfig(
         server=f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}",
-        namespace=_read(namespace, "the namespace").decode().strip() if namespace.exists() else "default",
+        namespace=_read(namespace, "the namespace").decode().strip() if os.path.exists(namespace) else "default",
         source=f"the service account in {folder}",
-        ca=_read(folder / "ca.crt", "the cluster's certificate authority"),
-        token_file=str(folder / "token"),
+        ca=_read(os.path.join(folder, "ca.crt"), "the cluster's certificate authority"),
+        token_file=os.path.join(folder, "token"),
     )
 
 
-def read_kubeconfig(path: Path) -> dict[str, Any]:
+def read_kubeconfig(path: str | os.PathLike[str]) -> dict[str, Any]:
     """One kubeconfig file, JSON or YAML, as a mapping (an empty file is an empty mapping)."""
     text = _read(path, "the kubeconfig").decode("utf-8", "replace")
     try:
-        value = json.loads(text) if text.lstrip().startswith("{") else simple_yaml.load(text)
-    except simple_yaml.Unsupported as error:
-        value = _read_with_library(path, text, error)
+        value = json.loads(text) if text.lstrip().startswith("{") else _read_yaml(path, text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"kubeconfig {path} is not valid JSON: {error}") from None
     if value is None:
@@ -217,7 +220,16 @@ def read_kubeconfig(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_with_library(path: Path, text: str, why: simple_yaml.Unsupported) -> Any:
+def _read_yaml(path: str | os.PathLike[str], text: str) -> Any:
+    from greenthread.kube import simple_yaml
+
+    try:
+        return simple_yaml.load(text)
+    except simple_yaml.Unsupported as error:
+        return _read_with_library(path, text, error)
+
+
+def _read_with_library(path: str | os.PathLike[str], text: str, why: Unsupported) -> Any:
     from greenthread.kube import rare_auth
 
     if not rare_auth.has_yaml():
@@ -231,9 +243,9 @@ def _read_with_library(path: Path, text: str, why: simple_yaml.Unsupported) -> A
         raise ConfigError(f"kubeconfig {path} is not valid YAML: {error}") from None
 
 
-def _read(path: Path, what: str) -> bytes:
+def _read(path: str | os.PathLike[str], what: str) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open(path, "rb") as file:
             content = file.read(MAX_FILE + 1)
     except OSError as error:
         raise ConfigError(f"cannot read {what}, {path}: {error.strerror}") from None
@@ -249,12 +261,12 @@ class _Merged:
         self.empty = True
         self._current = ""
         # name → (entry, the file it is in)
-        self._clusters: dict[str, tuple[dict[str, Any], Path]] = {}
-        self._users: dict[str, tuple[dict[str, Any], Path]] = {}
-        self._contexts: dict[str, tuple[dict[str, Any], Path]] = {}
-        self._paths: list[Path] = []
+        self._clusters: dict[str, tuple[dict[str, Any], str]] = {}
+        self._users: dict[str, tuple[dict[str, Any], str]] = {}
+        self._contexts: dict[str, tuple[dict[str, Any], str]] = {}
+        self._paths: list[str] = []
 
-    def add(self, path: Path, content: dict[str, Any]) -> None:
+    def add(self, path: str, content: dict[str, Any]) -> None:
         self._paths.append(path)
         self._current = self._current or _text(content, "current-context", path)
         for plural, singular, into in (
@@ -280,7 +292,7 @@ class _Merged:
         files = ", ".join(str(path) for path in self._paths) or "no file"
         name = context or self._current
         entry: dict[str, Any] = {}
-        path = self._paths[0] if self._paths else Path(".")
+        path = self._paths[0] if self._paths else "."
         if name and name in self._contexts:
             entry, path = self._contexts[name]
         elif context:
@@ -310,8 +322,8 @@ def _build(
     cluster_name: str,
     user_name: str,
     namespace: str,
-    there: tuple[dict[str, Any], Path],
-    who: tuple[dict[str, Any], Path],
+    there: tuple[dict[str, Any], str],
+    who: tuple[dict[str, Any], str],
     extension: Mapping[str, Any],
 ) -> ClusterConfig:
     cluster, cluster_path = there
@@ -330,9 +342,11 @@ def _build(
     token = _text(user, "token", user_path)
     login = None
     if not (token or token_file) and (user.get("exec") or user.get("auth-provider")):
+        from pathlib import Path
+
         from greenthread.kube import rare_auth
 
-        login = rare_auth.login(cluster_name, cluster, cluster_path, user_name, user, user_path)
+        login = rare_auth.login(cluster_name, cluster, Path(cluster_path), user_name, user, Path(user_path))
     return ClusterConfig(
         server=server,
         namespace=namespace or "default",
@@ -347,7 +361,7 @@ def _build(
         tls_server_name=_text(cluster, "tls-server-name", cluster_path),
         proxy_url=_text(cluster, "proxy-url", cluster_path),
         token=token,
-        token_file=str(user_path.parent / token_file) if token_file else "",
+        token_file=os.path.join(os.path.dirname(user_path), token_file) if token_file else "",
         basic=(name, password) if name else None,
         login=login,
         extension=extension,
@@ -364,18 +378,16 @@ def _extension(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_address(server: str) -> bool:
-    from urllib.parse import urlsplit
+    from greenthread.http1 import split_address
 
     try:
-        found = urlsplit(server)
-        return (
-            bool(found.hostname) and found.port != 0 and server.isascii() and server.isprintable() and " " not in server
-        )
+        split_address(server)
     except ValueError:
         return False
+    return True
 
 
-def _text(entry: dict[str, Any], key: str, path: Path) -> str:
+def _text(entry: dict[str, Any], key: str, path: str) -> str:
     value = entry.get(key)
     if value is None:
         return ""
@@ -384,15 +396,17 @@ def _text(entry: dict[str, Any], key: str, path: Path) -> str:
     return value
 
 
-def _material(entry: dict[str, Any], key: str, path: Path) -> bytes | None:
+def _material(entry: dict[str, Any], key: str, path: str) -> bytes | None:
     """PEM bytes from `<key>-data` (base64) or the file `<key>`, whose path is relative to the kubeconfig's folder."""
     if data := _text(entry, f"{key}-data", path):
+        from binascii import Error, a2b_base64
+
         try:
-            return base64.b64decode("".join(data.split()), validate=True)
-        except binascii.Error:
+            return a2b_base64("".join(data.split()), strict_mode=True)
+        except Error:
             raise ConfigError(f"kubeconfig {path}: {key}-data is not base64") from None
     name = _text(entry, key, path)
-    return _read(path.parent / name, key) if name else None
+    return _read(os.path.join(os.path.dirname(path), name), key) if name else None
 
 
 def _choices(what: str, names: Mapping[str, object]) -> str:
