@@ -16,7 +16,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from statistics import median, quantiles
 from typing import Any
 from urllib.parse import urlsplit
@@ -69,11 +71,22 @@ class Sample:
         return self.steps["queue"] + self.steps["claim"] - self.engine_sleep - self.drain
 
 
+class OneOfEach(Cluster):
+    """A cluster without the spare controller, which would read along on cores that this machine does not have."""
+
+    def _system_pods(self) -> list[dict[str, Any]]:
+        return [pod for pod in super()._system_pods() if not pod["metadata"]["name"].endswith("-spare")]
+
+
 class Bench:
     """One cluster, and the client's side of it."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
+    def __init__(self, cluster: Cluster, client: Executor) -> None:
+        """`client`: a process of its own, since this one has watches to read meanwhile."""
+        self.cluster, self._client = cluster, client
+
+    def _timed(self, url: str, model: str) -> float:
+        return self._client.submit(ask, url, model).result()
 
     def set_up(self) -> None:
         fast: dict[str, Any] = {"fairness": FAIRNESS, "staging": {"pinned": True}}
@@ -86,7 +99,7 @@ class Bench:
     def direct(self, model: str, count: int = 20) -> float:
         """Median seconds of an answer by the engine itself, awake."""
         self.cluster.wake(model)
-        return median(self._ask(self.cluster.engine(model), model) for _ in range(count))
+        return median(self._timed(self.cluster.engine(model), model) for _ in range(count))
 
     def fits(self, model: str, samples: int) -> list[Sample]:
         """Wakes into free memory."""
@@ -115,7 +128,7 @@ class Bench:
         waker = self._engine_seconds(model, "wake")
         other = self._engine_seconds(victim, "sleep") if victim else 0.0
         conflicts = self._conflicts(model) + (self._conflicts(victim) if victim else 0)
-        answered = self._ask(cluster.sidecar(model), model)
+        answered = self._timed(cluster.sidecar(model), model)
         cluster.until(lambda: self._settled(model, victim), "the wake is published")
         writes = writers(cluster.view.history(GPUS))
         record = cluster.status(model)["records"][-1]
@@ -139,22 +152,6 @@ class Bench:
 
     def _pod(self, model: str) -> str:
         return str(self.cluster.pods_of(model)[0]["metadata"]["name"])
-
-    def _ask(self, url: str, model: str) -> float:
-        """Seconds from a request to the first byte of its answer, over a connection that is there already."""
-        body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1})
-        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
-        connection.connect()
-        try:
-            began = time.monotonic()
-            connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
-            answer = connection.getresponse()
-            seconds = time.monotonic() - began
-            text = answer.read()
-            assert answer.status == 200, text
-            return seconds
-        finally:
-            connection.close()
 
     def _engine_seconds(self, model: str, operation: str) -> float:
         """Time that the model's engine has spent in all its wakes (or sleeps), by its own clock."""
@@ -186,6 +183,23 @@ class Bench:
                 kind = "/".join(filter(None, (reference.get("resource", ""), reference.get("subresource", ""))))
                 found[event.get("userAgent", ""), f"{event['verb']} {kind or event['requestURI']}"] += 1
         return found
+
+
+def ask(url: str, model: str) -> float:
+    """Seconds from a request's first byte to the first byte of its answer, over a connection that is there already."""
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1})
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    connection.connect()
+    try:
+        began = time.monotonic()
+        connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        seconds = time.monotonic() - began
+        text = answer.read()
+        assert answer.status == 200, text
+        return seconds
+    finally:
+        connection.close()
 
 
 def writers(history: list[dict[str, Any]]) -> Counter[str]:
@@ -335,8 +349,12 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=50, help="wakes of each kind (default: 50)")
     parser.add_argument("--idle", type=float, default=60.0, help="seconds in which nobody asks (default: 60)")
     given = parser.parse_args()
-    with open_api(given.api, GARBAGE_COLLECTION, audit=True) as (api, _), Cluster(api, engine_env=ENGINE) as cluster:
-        bench = Bench(cluster)
+    with (
+        ProcessPoolExecutor(1, get_context("spawn")) as client,
+        open_api(given.api, GARBAGE_COLLECTION, audit=True) as (api, _),
+        OneOfEach(api, engine_env=ENGINE) as cluster,
+    ):
+        bench = Bench(cluster, client)
         bench.set_up()
         fits = Row("fits", bench.fits(SMALL, given.samples))
         preempts = Row("preempts", bench.preempts(given.samples))
