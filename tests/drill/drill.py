@@ -237,7 +237,7 @@ def _told(request: Request, start: float) -> str:
     stream = ", streaming" if request.streaming else ""
     return (
         f"{request.id} at {request.began - start:.1f} s for {request.seconds:.2f} s: {request.kind} of {request.model} "
-        f"by {way}{stream}: {request.why}"
+        f"by {way}{stream}: {request.outcome} {request.why}{request.timing}"
     )
 
 
@@ -265,6 +265,8 @@ def report(result: Result) -> str:
     lines += (
         ["", "REFUSED BECAUSE", *(f"{count:>5}  {why}" for why, count in reasons.most_common(8))] if reasons else []
     )
+    slow = sorted((r for r in result.requests if r.outcome != "unconnected"), key=lambda r: -r.seconds)[:5]
+    lines += ["", "SLOWEST", *(f"  {_told(request, start)}" for request in slow)]
     lines += ["", f"{'LIVED LONG':<24} {'MEASURED':>9} {'MEMORY':>10} {'GREW':>10} {'FILES':>6} {'MORE':>5}"]
     for life in result.lives:
         grew = f"{life.growth / MIB:+.1f} MiB"

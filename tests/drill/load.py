@@ -35,6 +35,8 @@ class Request:
     outcome: str = "running"
     """`answered`, `refused` (an error that says why), `broken`, or `unconnected` (nobody listened)."""
     why: str = ""
+    timing: str = ""
+    """The answer's Server-Timing, when its head told it."""
 
     @property
     def seconds(self) -> float:
@@ -108,6 +110,7 @@ class Load:
         base = self._sidecar(request.model) if request.direct else f"{self._gateway}/{request.model}"
         with http.stream("POST", f"{base}/v1/{request.kind}", json=body, headers=headers) as answer:
             request.status = answer.status_code
+            request.timing = answer.headers.get("server-timing", "")
             text = answer.read().decode()
             if answer.status_code == 200 and not request.streaming:
                 json.loads(text)

@@ -50,7 +50,7 @@ def test_what_other_programs_use_is_not_room():
 def test_waits_while_another_wakes_on_its_gpu():
     decision = fairness.decide(want(10), [gpu(Occupant(ref("a"), "a", State.WAKING, 40), lock="a")], NOW)
     assert isinstance(decision, Wait)
-    assert "a is waking" in fairness.explain(decision, NOW)
+    assert "waits while a wakes on n/0" in fairness.explain(decision, NOW)
 
 
 def test_a_boot_needs_no_wake_lock():
