@@ -12,7 +12,7 @@ from aiohttp import web
 from controller import operator
 from controller.core import Controller
 from controller.leader import Leader, LeadLost
-from controller.metrics import ControllerMetrics, serve
+from controller.metrics import ApiRequests, ControllerMetrics, serve
 from controller.settings import Settings, SettingsError
 from greenthread.clock import SystemClock
 from greenthread.kube.aio import AsyncClient
@@ -32,6 +32,7 @@ async def run(settings: Settings, config: ClusterConfig) -> int:
     metrics = ControllerMetrics()
     runner: web.AppRunner | None = None
     async with AsyncClient(config) as client:
+        metrics.registry.register(ApiRequests("gthread_controller_api_requests", client))
         leader = Leader(client, SystemClock(), settings.namespace, settings.lease_name, settings.identity)
         try:
             if settings.metrics_port is not None:

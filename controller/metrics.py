@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from greenthread.kube.aio import AsyncClient
 
 PHASES = ("Pending", "Converting", "Staging", "Ready", "Failed")
 """Of a Model; one without a status counts as Pending."""
@@ -47,6 +49,21 @@ class _Models(Collector):
         counts = self._phases()
         for phase in PHASES:
             family.add_metric([phase], counts.get(phase, 0))
+        yield family
+
+
+class ApiRequests(Collector):
+    """Requests of one client to the Kubernetes API; watches are not counted. At most verbs × kinds × statuses."""
+
+    def __init__(self, name: str, client: AsyncClient) -> None:
+        self._name, self._client = name, client
+
+    def collect(self) -> Iterator[Metric]:
+        family = CounterMetricFamily(
+            self._name, "Requests to the Kubernetes API; code 0: no answer.", labels=["method", "resource", "code"]
+        )
+        for (method, resource, code), count in self._client.answers.items():
+            family.add_metric([method, resource, str(code)], count)
         yield family
 
 

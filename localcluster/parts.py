@@ -66,9 +66,10 @@ def system_pods(remembered: Remembered) -> list[Object]:
         "GREENTHREAD_RUN_AS_USER": "",
     }
     ready = {"httpGet": {"path": "/health", "port": remembered.gateway_port}, "periodSeconds": 1}
+    metrics: list[Object] = [{"name": "metrics", "containerPort": 9090}]
     return [
-        _pod("controller", remembered, controller),
-        _pod("agent", remembered, {}),
+        _pod("controller", remembered, controller | {"METRICS_PORT": "9090"}, ports=metrics),
+        _pod("agent", remembered, {"METRICS_PORT": "9090"}, ports=metrics),
         # no port name: it listens where it is told, and not on a port of the supervisor's choice
         _pod("gateway", remembered, {"HTTP_PORT": str(remembered.gateway_port)}, readinessProbe=ready),
     ]

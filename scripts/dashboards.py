@@ -317,7 +317,10 @@ SYSTEM = Board(
             Panel("Models by phase", {"max by (phase) (gthread_controller_models)": "{{phase}}"}, width=12, stack=True),
             Panel(
                 "Requests to the Kubernetes API",
-                {f"sum by (job, code) (rate(gthread_kube_requests_total[{RATE}]))": "{{job}} {{code}}"},
+                {
+                    f"sum by (code) (rate(gthread_{part}_api_requests_total[{RATE}]))": f"{part} {{{{code}}}}"
+                    for part in ("controller", "agent")
+                },
                 "reqps",
                 width=12,
             ),

@@ -12,7 +12,7 @@ from contextlib import suppress
 from controller.agent.agent import Agent
 from controller.agent.nvml import Devices, DriverError
 from controller.agent.settings import Settings, SettingsError
-from controller.metrics import serve
+from controller.metrics import ApiRequests, serve
 from greenthread.kube.aio import AsyncClient
 from greenthread.kube.config import ClusterConfig, load_config
 from greenthread.kube.errors import ConfigError
@@ -23,6 +23,7 @@ async def run(settings: Settings, config: ClusterConfig) -> None:
     devices = Devices(settings.nvml)
     async with AsyncClient(config) as client:
         agent = Agent(client, settings, devices)
+        agent.metrics.registry.register(ApiRequests("gthread_agent_api_requests", client))
         serving = None
         if settings.metrics_port is not None:
             serving = await serve(settings.metrics_port, agent.metrics.registry, agent.unready)

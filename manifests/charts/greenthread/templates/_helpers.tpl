@@ -8,7 +8,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{/* Labels that select a part's pods: (dict "root" $ "part" "controller") */}}
 {{- define "greenthread.selector" -}}
-app.kubernetes.io/name: greenthread-{{ .part }}
+app.kubernetes.io/name: greenthread
+app.kubernetes.io/component: {{ ternary "gateway" .part (eq .part "apiserver") }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
 {{- end }}
 
