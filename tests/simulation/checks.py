@@ -248,6 +248,8 @@ class Checks:
                 self.violated(f"request {ask.id} was answered and never ran")
             elif ask.outcome.startswith("broke") and not world.broke_during(ask):
                 self.violated(f"request {ask.id} of {ask.model}: {ask.outcome}; but nothing broke")
+            elif "the model serves" in ask.outcome:
+                self.violated(f"request {ask.id} of {ask.model} waited for nothing: {ask.outcome}")
             elif ask.outcome.startswith("refused") and ran:
                 self.violated(f"request {ask.id} ran and was refused: {ask.outcome}")
             if ask.outcome != "answered":

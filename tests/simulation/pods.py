@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from greenthread.clock import format_time
 from greenthread.gpu import PodRef
 from greenthread.kube.aio import AsyncClient
+from greenthread.kube.errors import Conflict, NotFound
 from greenthread.kube.resources import ENDPOINT_SLICES, PODS
 from localcluster.api.messages import Request
 from localcluster.api.storage import dumps
@@ -152,7 +154,20 @@ class Kubelet:
             for (namespace, _name), stored in list(world.api.store.all("pods").items()):
                 if namespace == NAMESPACE:
                     await self._care(stored.obj, now)
+            there = {stored.obj["metadata"]["uid"] for stored in world.api.store.all("pods").values()}
+            for pod in [pod for uid, pod in world.pods.items() if uid not in there]:
+                await self._forced(pod, now)
             await asyncio.sleep(_LOOK)
+
+    async def _forced(self, pod: SimPod, now: float) -> None:
+        """Its object was deleted by force: its sidecar dies at once, its engine's process somewhat later."""
+        if not pod.stopping:
+            pod.stopping, pod.kill_at = True, now + self._world.rng.uniform(0.0, 3.0)
+            pod.kill(after=math.inf)
+            self._world.broke(pod.model)
+            pod.restart_at = None
+        if now >= pod.kill_at:
+            self._end(pod)
 
     async def _care(self, obj: dict[str, Any], now: float) -> None:
         world, uid = self._world, obj["metadata"]["uid"]
@@ -200,7 +215,7 @@ class Kubelet:
         path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod.ref.name}/binding"
         world.api.handle(Request("POST", path, {}, {"content-type": "application/json"}, dumps(binding)))
         await self._status(pod)
-        await self._client.create(ENDPOINT_SLICES, self._slice(pod), NAMESPACE)
+        await self._client.create(ENDPOINT_SLICES, self._slice(pod), NAMESPACE)  # its owner's end is its end
         world.note(f"pod {pod.ref.name} starts")
         return pod
 
@@ -210,7 +225,11 @@ class Kubelet:
         pod.host.end()
         world.broke(pod.model)
         await self._client.delete(PODS, pod.ref.name, NAMESPACE, uid=pod.uid, grace_seconds=0)
-        await self._client.delete(ENDPOINT_SLICES, pod.ref.name, NAMESPACE)
+        self._end(pod)
+
+    def _end(self, pod: SimPod) -> None:
+        world = self._world
+        pod.host.end()
         world.loop.forget(pod.settings.engine_port)
         world.loop.forget(pod.settings.port)
         world.pods.pop(pod.uid)
@@ -223,31 +242,28 @@ class Kubelet:
             state = {"running": {"startedAt": moment}}
         elif pod.network is not None:
             state = {"terminated": {"exitCode": 137, "reason": "Error"}}
-        sidecar = {
-            "name": "sidecar",
-            "ready": pod.ready,
-            "restartCount": 0,
-            "image": "x",
-            "imageID": "",
-            "state": state,
-        }
+        fixed = {"name": "sidecar", "restartCount": 0, "image": "x", "imageID": ""}
         status = {
             "phase": "Running",
             "conditions": [{"type": "Ready", "status": str(pod.ready), "lastTransitionTime": moment}],
-            "containerStatuses": [sidecar],
+            "containerStatuses": [{**fixed, "ready": pod.ready, "state": state}],
         }
-        await self._client.patch(PODS, pod.ref.name, {"status": status}, NAMESPACE, subresource="status")
+        body = {"metadata": {"uid": pod.uid}, "status": status}
+        with suppress(NotFound, Conflict):  # deleted by force meanwhile
+            await self._client.patch(PODS, pod.ref.name, body, NAMESPACE, subresource="status")
 
     async def _address(self, pod: SimPod) -> None:
         body = self._slice(pod)
-        await self._client.patch(ENDPOINT_SLICES, pod.ref.name, {"endpoints": body["endpoints"]}, NAMESPACE)
+        with suppress(NotFound):  # the pod has gone meanwhile
+            await self._client.patch(ENDPOINT_SLICES, pod.uid, {"endpoints": body["endpoints"]}, NAMESPACE)
 
     @staticmethod
     def _slice(pod: SimPod) -> dict[str, Any]:
         return {
             "metadata": {
-                "name": pod.ref.name,
+                "name": pod.uid,
                 "namespace": NAMESPACE,
+                "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": pod.ref.name, "uid": pod.uid}],
                 "labels": {"kubernetes.io/service-name": pod.model},
             },
             "addressType": "IPv4",

@@ -10,6 +10,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
@@ -27,7 +28,7 @@ from gateway.app import Gateway
 from gateway.settings import Settings as GatewaySettings
 from greenthread.clock import format_time
 from greenthread.kube.aio import AsyncClient
-from greenthread.kube.errors import KubeError
+from greenthread.kube.errors import KubeError, NotFound
 from greenthread.kube.reflector import Reflector
 from greenthread.kube.resources import MODELS, PODS, Key
 from localcluster.api.core import Api
@@ -56,7 +57,7 @@ SILENCE, SWALLOWED = 100.0, 31.0
 @cache
 def template() -> list[tuple[str, Key, bytes]]:
     """What stands in every world's storage at first: the CRDs, the namespace, the node."""
-    api = Api(Store(":memory:"), rng=random.Random(0))
+    api = Api(Store(":memory:"), rng=random.Random("template"))
 
     def create(path: str, obj: Any) -> None:
         answer = api.handle(Request("POST", path, {}, {"content-type": "application/json"}, dumps(obj)))
@@ -356,7 +357,7 @@ class World:
     async def _person(self) -> None:
         rng = self.rng
         model = f"m{rng.randrange(self.models)}"
-        wish = rng.choice(["wake", "sleep", "preempt", "pin", "unpin", "change", "delete-pod"])
+        wish = rng.choice(["wake", "sleep", "preempt", "pin", "unpin", "change", "delete", "delete by force"])
         self.note(f"a person: {wish} {model}")
         if wish in ("wake", "sleep", "preempt"):
             body: dict[str, Any] = {
@@ -369,11 +370,13 @@ class World:
         else:
             pods = [pod for pod in self.pods.values() if pod.model == model]
             if pods:
-                await self.client.delete(PODS, pods[0].ref.name, NAMESPACE)
+                grace = 0 if wish == "delete by force" else None
+                with suppress(NotFound):
+                    await self.client.delete(PODS, pods[0].ref.name, NAMESPACE, grace_seconds=grace)
             return
         await self.client.patch(MODELS, model, body, NAMESPACE)
 
-    # -- the end of the storm -------------------------------------------------------------------------------------------
+    # -- the end of the storm ---------------------------------------------------------------------------------------
 
     async def _clear_sky(self) -> None:
         """Nothing goes wrong any more; nobody is pinned any more, so that everybody can be served."""
@@ -402,7 +405,8 @@ class World:
         for _ in range(2):
             first = len(self.asks)
             for number in self.rng.sample(range(self.models), self.models):
-                self.new_ask(f"m{number}")
+                for _ in range(3):
+                    self.new_ask(f"m{number}")
             await self._come_to_rest()
             for request in self.asks[first:]:
                 if request.outcome != "answered":
@@ -410,6 +414,8 @@ class World:
 
     def _ended(self) -> bool:
         """Whether it has failed already: the rest would only blur the history."""
+        if self._kubelet.done():
+            self._kubelet.result()  # a mistake of the simulation itself
         for part in self.parts.values():
             if part.task.done() and not part.process.dead:
                 error = None if part.task.cancelled() else part.task.exception()
