@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-_LIMIT = 512  # heads
+LIMIT = 512  # heads
 LONGEST = 2048
 """Bytes of a head that is kept."""
 
@@ -96,7 +96,7 @@ class Heads(Generic[T]):
         parsed, length = self._parse(head)
         seen = Seen(parsed, before, after, length)
         if len(head) <= LONGEST:
-            if len(self._known) >= _LIMIT:
+            if len(self._known) >= LIMIT:
                 self._known.clear()
             self._known[before, after] = seen
         return seen, length
