@@ -48,7 +48,6 @@ class Charts(Page):
         self._asked: list[Chart] = []
         self._asked_for = ""
         self._trouble_there = ""
-        self._memory = 0.0
 
     def body(self) -> Iterable[Widget]:
         for part in (self._heading, self._lines):
@@ -76,9 +75,10 @@ class Charts(Page):
         assert measured is not None
         while True:
             wanted = self._range
+            memory = float(sum(row.gpu.total for row in self.dashboard.data.snapshot().gpus))
             until = datetime.now(UTC).timestamp()
             try:
-                found = await asyncio.to_thread(measured, until - RANGES[wanted], until, self._memory)
+                found = await asyncio.to_thread(measured, until - RANGES[wanted], until, memory)
                 self._asked, self._trouble_there = list(found), ""
                 self._asked_for = wanted
             except KubeError as error:
@@ -92,7 +92,6 @@ class Charts(Page):
         room, until = self._lines.room, view.now.timestamp()
         since = until - RANGES[self._range]
         seen = self.dashboard.data.seen
-        self._memory = float(sum(row.gpu.total for row in view.snapshot.gpus))
         source = view.then is None and self._asked_for == self._range and bool(self._asked)
         # measured every 5 s: in between there is nothing new to draw
         state = (self._range, room, height, until // 5, seen.latest, id(self._asked), source, view.palette.name)

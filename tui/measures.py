@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -88,9 +89,7 @@ def ceiling(value: float) -> float:
     """The next of 1, 2, 2.5, 5 and 10, by powers of ten: where a scale ends."""
     if value <= 0:
         return 1.0
-    power = 10.0 ** (len(str(int(value))) - 1) if value >= 1 else 1.0
-    while value <= power / 10:
-        power /= 10
+    power = 10.0 ** math.floor(math.log10(value))
     return next(power * step for step in (1, 2, 2.5, 5, 10) if power * step >= value * 0.9999)
 
 
@@ -102,7 +101,7 @@ def _counts(times: Sequence[float], since: float, until: float, width: float, be
     for at in times:
         counts[min(int((at - since) / width), BUCKETS - 1)] += 1
     middles = ((since + (number + 0.5) * width, float(count)) for number, count in enumerate(counts))
-    return [point for point in middles if point[0] >= began]
+    return [point for point in middles if point[0] + width / 2 > began]
 
 
 def _thinned(points: Sequence[Point], of: int) -> list[Point]:

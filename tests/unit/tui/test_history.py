@@ -162,7 +162,7 @@ def test_history_is_bounded_by_changes_and_by_bytes() -> None:
         history = History(**bound)
         history.begin(START, nothing())
         cluster = Cluster(history)
-        for _ in range(20_000):
+        for _ in range(15_000):
             cluster.change()
             cluster.moments.clear()
         assert history.changes <= 10_000 + module.SEGMENT or history.size <= 200_000
