@@ -271,7 +271,7 @@ class Agent:
         named = {occupant.pod for occupant in gpu.occupants} | {intent.pod for intent in gpu.intents}
         if gpu.wake_lock is not None:
             named.add(gpu.wake_lock.holder)
-        seen = {pod: self._life(self._pods.objects.get(pod)) for pod in named}
+        seen = {pod: self._life(self._pods.objects.get(pod), index) for pod in named}
         for pod, life in seen.items():
             if life is not Life.DOWN:
                 self._down_since.pop(pod, None)
@@ -280,7 +280,7 @@ class Agent:
         if not suspects:
             return False
         # The copy of the watch may be old: the API's own word, then the device's, then a write that rests on both.
-        lives = {pod: await self._surely(pod) for pod in suspects}
+        lives = {pod: await self._surely(pod, index) for pod in suspects}
         try:
             readings = await self._in_thread(self._devices.read)
         except DriverError:
@@ -298,9 +298,9 @@ class Agent:
             self._news.set()
         return True
 
-    async def _surely(self, pod: PodRef) -> Life:
+    async def _surely(self, pod: PodRef, index: int) -> Life:
         try:
-            life = self._life(await self._client.get(PODS, pod.name, pod.namespace))
+            life = self._life(await self._client.get(PODS, pod.name, pod.namespace), index)
         except NotFound:
             life = Life.GONE
         now = asyncio.get_running_loop().time()
@@ -310,9 +310,8 @@ class Agent:
                 return Life.UP
         return life
 
-    @staticmethod
-    def _life(pod: Object | None) -> Life:
-        return sidecar_life(pod, SIDECAR)
+    def _life(self, pod: Object | None, index: int) -> Life:
+        return sidecar_life(pod, SIDECAR, self._settings.node, index)
 
     # news
 

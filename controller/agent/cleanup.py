@@ -9,6 +9,7 @@ from typing import Any
 
 from controller.agent.memory import unchanged_since
 from greenthread.gpu import Gpu, PodRef, State
+from greenthread.names import ANNOTATION_GPUS
 
 Object = dict[str, Any]
 
@@ -21,9 +22,12 @@ class Life(Enum):
     GONE = "gone"
 
 
-def sidecar_life(pod: Mapping[str, Any] | None, sidecar: str) -> Life:
-    """From the API's object; None is a pod that does not exist."""
-    if pod is None:
+def sidecar_life(pod: Mapping[str, Any] | None, sidecar: str, node: str, index: int) -> Life:
+    """From the API's object, of the pod on one GPU; None is a pod that does not exist.
+
+    A pod of the same name that was made again elsewhere is gone from here: it clears up its own GPUs only.
+    """
+    if pod is None or _elsewhere(pod, node, index):
         return Life.GONE
     status = pod.get("status") or {}
     running = any(
@@ -31,6 +35,12 @@ def sidecar_life(pod: Mapping[str, Any] | None, sidecar: str) -> Life:
         for container in status.get("containerStatuses") or ()
     )
     return Life.UP if status.get("phase") == "Running" and running else Life.DOWN
+
+
+def _elsewhere(pod: Mapping[str, Any], node: str, index: int) -> bool:
+    bound = (pod.get("spec") or {}).get("nodeName")
+    gpus = ((pod.get("metadata") or {}).get("annotations") or {}).get(ANNOTATION_GPUS)
+    return bool(bound and bound != node) or (gpus is not None and str(index) not in gpus.split(","))
 
 
 @dataclass(frozen=True, slots=True)

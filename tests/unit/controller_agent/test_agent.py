@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from controller.agent.agent import Agent
 from controller.agent.cleanup import Life, clean, sidecar_life
 from controller.agent.nvml import DriverError, Fault, Process, Reading
@@ -82,11 +84,12 @@ class World:
         """As sidecars do."""
         await self.client.patch(GPUS, f"node-a-{index}", {"status": status}, NAMESPACE, subresource="status")
 
-    async def pod(self, pod: PodRef, sidecar: str = "running") -> None:
+    async def pod(self, pod: PodRef, sidecar: str = "running", node: str = "node-a", gpus: str = "0") -> None:
         """A pod whose sidecar is in this state."""
+        meta = {"labels": {"greenthread.ai/model": pod.name[0]}, "annotations": {"greenthread.ai/gpus": gpus}}
         body = {
-            "metadata": {"name": pod.name, "labels": {"greenthread.ai/model": pod.name[0]}},
-            "spec": {"nodeName": "node-a", "containers": [{"name": "sidecar", "image": "x"}]},
+            "metadata": {"name": pod.name, **meta},
+            "spec": {"nodeName": node, "containers": [{"name": "sidecar", "image": "x"}]},
         }
         await self.client.create(PODS, body, pod.namespace)
         await self.sidecar(pod, sidecar)
@@ -316,6 +319,23 @@ def test_a_pod_of_the_same_name_keeps_the_entry() -> None:
     in_world(main)
 
 
+@pytest.mark.parametrize("elsewhere", [{"gpus": "1"}, {"node": "node-b"}])
+def test_a_pod_of_the_same_name_elsewhere_keeps_nothing_here(elsewhere: dict[str, str]) -> None:
+    """It clears up its own GPUs only: in seeds 1006 and 1019 of the simulation the intent stayed for ever."""
+
+    async def main(here: World) -> None:
+        await here.pod(A)
+        await here.write(occupants=[occupant(A, "sleeping", 0)], preemptionIntents=[intent(A)], wakeLock=lock(A))
+        await here.kill(A)
+        await here.pod(A, **elsewhere)
+        await asyncio.sleep(5)
+        status = await here.status()
+        assert (status["occupants"], status["preemptionIntents"]) == ([], [])
+        assert "wakeLock" not in status
+
+    in_world(main)
+
+
 def test_a_sidecar_that_is_down_loses_its_intents_and_nothing_else() -> None:
     async def main(here: World) -> None:
         await here.pod(A)
@@ -441,9 +461,9 @@ def test_the_life_of_a_sidecar() -> None:
     def pod(phase: str, state: Any) -> dict[str, Any]:
         return {"status": {"phase": phase, "containerStatuses": [{"name": "sidecar", "state": state}]}}
 
-    assert sidecar_life(None, "sidecar") is Life.GONE
-    assert sidecar_life(pod("Running", {"running": {"startedAt": "x"}}), "sidecar") is Life.UP
-    assert sidecar_life(pod("Running", {"running": {}}), "sidecar") is Life.UP
-    assert sidecar_life(pod("Running", {"waiting": {"reason": "CrashLoopBackOff"}}), "sidecar") is Life.DOWN
-    assert sidecar_life(pod("Failed", {"running": {}}), "sidecar") is Life.DOWN
-    assert sidecar_life({"status": {}}, "sidecar") is Life.DOWN
+    assert sidecar_life(None, "sidecar", "node-a", 0) is Life.GONE
+    assert sidecar_life(pod("Running", {"running": {"startedAt": "x"}}), "sidecar", "node-a", 0) is Life.UP
+    assert sidecar_life(pod("Running", {"running": {}}), "sidecar", "node-a", 0) is Life.UP
+    assert sidecar_life(pod("Running", {"waiting": {"reason": "x"}}), "sidecar", "node-a", 0) is Life.DOWN
+    assert sidecar_life(pod("Failed", {"running": {}}), "sidecar", "node-a", 0) is Life.DOWN
+    assert sidecar_life({"status": {}}, "sidecar", "node-a", 0) is Life.DOWN
