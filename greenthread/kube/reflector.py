@@ -15,8 +15,11 @@ from greenthread.kube.resources import Key, Resource, is_newer, key_of, resource
 
 log = logging.getLogger(__name__)
 
-FIRST_DELAY, LAST_DELAY = 0.2, 10.0
-"""Seconds before the first retry, and at most; doubled for each failure in a row, with jitter."""
+FIRST_DELAY, LAST_DELAY = 0.2, 5.0
+"""Seconds before the first retry, and at most; doubled for each failure in a row, with jitter. Who waits for memory
+waits for this too, so it is short."""
+LONGEST_WISH = 10.0
+"""Seconds: a server that says when to come back is obeyed up to this."""
 
 OnEvent = Callable[[str, Object], None]
 
@@ -66,8 +69,10 @@ class Reflector:
                     await self._list()
                 await self._watch()
             except Gone:
-                # a list that is too old at once is a failure: else a confused server would be asked in a tight loop
-                self._failures += not self._version or self._fresh
+                # the server answers, so an outage is over and the list comes at once; but a list that is too old as
+                # soon as it is there is a failure: else a confused server would be asked in a tight loop
+                confused = not self._version or self._fresh
+                self._failures = self._failures + 1 if confused else 0
                 self._version = ""
             except (ApiError, Unreachable) as error:
                 self._failures += 1
@@ -80,7 +85,7 @@ class Reflector:
     def _delay(self) -> float:
         most = min(LAST_DELAY, FIRST_DELAY * 2.0 ** min(self._failures - 1, 20))
         wished = self.error.retry_after if isinstance(self.error, ApiError) else None
-        return max(most * self._rng.uniform(0.5, 1.0), min(wished or 0.0, LAST_DELAY))
+        return max(most * self._rng.uniform(0.5, 1.0), min(wished or 0.0, LONGEST_WISH))
 
     def _heard(self) -> None:
         self.last_contact = asyncio.get_running_loop().time()

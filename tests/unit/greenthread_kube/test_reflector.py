@@ -185,6 +185,27 @@ async def test_delays_double_to_a_bound_with_jitter_and_obey_retry_after() -> No
     assert reflector._delay() == 7.0
 
 
+async def test_an_answer_that_the_version_is_too_old_ends_an_outage() -> None:
+    """It lists at once: the pauses of an outage were for a server that did not answer."""
+    body = json.dumps({"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"}).encode()
+    away = [errors.Unreachable("nobody there")]
+    watches: list[Any] = [[("MODIFIED", model("a", 6)), *away], *([away] * 5), [Response(410, {}, body)]]
+    pauses: list[int] = []
+
+    class Counting(Reflector):
+        def _delay(self) -> float:
+            pauses.append(self._failures)
+            return 0.0
+
+    script = Script([listing(5, model("a", 3)), listing(9, model("a", 8))], watches)
+    reflector = Counting(AsyncClient(script), MODELS)
+    task = asyncio.create_task(reflector.run())
+    await script.idle.wait()
+    task.cancel()
+    assert pauses == [1, 2, 3, 4, 5, 6], "none after the 410"
+    assert script.watched_from == ["5", *["6"] * 6, "9"]
+
+
 async def test_ones_own_write_is_seen_at_once_and_never_undone_by_older_news() -> None:
     async with Running([listing(5, model("a", 3))]) as running:
         assert running.reflector.update(model("a", 8))
