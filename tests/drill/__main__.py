@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import random
 import sys
+from pathlib import Path
 
 from greenthread.units import parse_duration
 from tests.drill.drill import Drill, report
@@ -18,6 +19,7 @@ def main() -> int:
     parser.add_argument("--time", type=parse_duration, default=300.0, help="how long clients ask (default 5m)")
     parser.add_argument("--api", choices=["real", "embedded"], default="real")
     parser.add_argument("--seed", type=int, help="which models are hit and asked (default: drawn)")
+    parser.add_argument("--logs", type=Path, help="copy all logs into this folder at the end")
     chosen = parser.parse_args()
     seed = chosen.seed if chosen.seed is not None else random.randrange(10**6)
     try:
@@ -27,7 +29,7 @@ def main() -> int:
         return 2
     print(f"a drill of {chosen.time:.0f} s on the {chosen.api} API, seed {seed}")
     with bed as api:
-        result = Drill(api, chosen.time, seed).run()
+        result = Drill(api, chosen.time, seed, logs=chosen.logs).run()
     print(report(result))
     return 1 if result.mistakes else 0
 

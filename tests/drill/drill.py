@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import shutil
 import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 
@@ -65,11 +67,19 @@ class Drill:
     """One drill on one API server."""
 
     def __init__(
-        self, api: EmbeddedApi | RealApi, seconds: float, seed: int, clients: int = 6, direct: int = 2
+        self,
+        api: EmbeddedApi | RealApi,
+        seconds: float,
+        seed: int,
+        clients: int = 6,
+        direct: int = 2,
+        logs: Path | None = None,
     ) -> None:
+        """`seconds`: how long `clients` ask the gateway and `direct` ones the sidecars. `logs`: where to copy all logs."""
         self._api, self._seconds, self._rng = api, seconds, random.Random(seed)
         self._clients, self._direct = clients, direct
         self._overcommits: set[str] = set()
+        self._logs = logs
 
     def run(self) -> Result:
         """Takes `seconds`, and as much as it takes to start, to come to rest and to look."""
@@ -80,6 +90,9 @@ class Drill:
             except BaseException:
                 print(cluster.picture(), file=sys.stderr)
                 raise
+            finally:
+                if self._logs is not None:
+                    shutil.copytree(cluster.logs, self._logs, dirs_exist_ok=True)
 
     def _run(self, cluster: Cluster) -> Result:
         for name in SMALL:
