@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NamedTuple
 
 from greenthread.clock import format_time, parse_time
 from greenthread.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NamedTuple
+
+    class _Ref(NamedTuple):
+        namespace: str
+        name: str
+else:  # `typing` takes longer to import than this module
+    from collections import namedtuple
+
+    _Ref = namedtuple("_Ref", ["namespace", "name"])
 
 
 class State(StrEnum):
@@ -21,11 +32,10 @@ class State(StrEnum):
     DEACTIVATING = "deactivating"
 
 
-class PodRef(NamedTuple):
+class PodRef(_Ref):
     """A pod; as text, ``namespace/name``."""
 
-    namespace: str
-    name: str
+    __slots__ = ()
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"

@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Generic, TypeVar
 
 from greenthread import fairness
 from greenthread.clock import parse_time
@@ -19,6 +18,19 @@ from greenthread.model import Model
 from greenthread.names import ANNOTATION_GPUS, ANNOTATION_REPORT, LABEL_MODEL
 from greenthread.units import format_duration, short_bytes, short_duration
 from greenthread.values import dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Generic, TypeVar
+
+    _T = TypeVar("_T")
+else:  # `typing` takes longer to import than this module
+
+    class Generic:
+        def __class_getitem__(cls, _item):
+            return cls
+
+    _T = None
 
 
 class Shown(StrEnum):
@@ -441,7 +453,6 @@ def _if_asked(row: ModelRow, snapshot: Snapshot) -> str:
 
 _Name = tuple[str, str]
 """Namespace and name."""
-_T = TypeVar("_T")
 
 
 class _Seen(Generic[_T]):

@@ -11,7 +11,7 @@ from kubectl_greenthread.verbs import VERBS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
 EXTRAS = {"tui": "tui", "localcluster": "local"}
 """What to install, by the package a verb is in."""
@@ -180,7 +180,19 @@ def _complain(message: str) -> None:
 
 def main() -> None:
     """Entry point of `greenthread` and `kubectl-greenthread`."""
-    sys.exit(run(sys.argv[1:], program_name(sys.argv[0])))
+    leave(run(sys.argv[1:], program_name(sys.argv[0])))
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the program: at once if only our own code ran, since taking the interpreter apart takes its time too."""
+    if "click" in sys.modules or "readline" in sys.modules:
+        sys.exit(code)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        pass  # whoever read has gone, which was told
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
 
 from greenthread.clock import SystemClock, parse_time
 from greenthread.kube.core import Object, ObjectList
@@ -17,6 +16,10 @@ from kubectl_greenthread.arguments import Usage
 from kubectl_greenthread.failures import NoSuchModel
 from kubectl_greenthread.options import Session
 from kubectl_greenthread.output import sorted_by
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 PREFIXES = ("model", "models", "mdl", "model.greenthread.ai", "models.greenthread.ai",
             "gpu", "gpus", "gpu.greenthread.ai", "gpus.greenthread.ai")  # fmt: skip

@@ -6,9 +6,20 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TextIO
 
 from greenthread.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NamedTuple, TextIO
+
+    class _Cell(NamedTuple):
+        text: str
+        style: str = ""
+else:  # `typing` takes longer to import than this module
+    from collections import namedtuple
+
+    _Cell = namedtuple("_Cell", ["text", "style"], defaults=[""])
 
 # the terminal's own sixteen colours, so that every theme, dark or light, keeps its contrast
 _CODES = {
@@ -25,14 +36,13 @@ ASCII_GLYPHS = {
     "staging": "~",     "failed": "x", "cannot fit": "!",
 }  # fmt: skip
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 
 
-class Cell(NamedTuple):
+class Cell(_Cell):
     """Text of a table's cell and the name of its style."""
 
-    text: str
-    style: str = ""
+    __slots__ = ()
 
 
 @dataclass(frozen=True)
@@ -89,7 +99,8 @@ class Terminal:
 
     def clean(self, text: str) -> str:
         """Text from the cluster without what could move the cursor, in characters the terminal has."""
-        text = _CONTROL.sub(" ", text)
+        if not text.isprintable():  # which nearly all is
+            text = re.sub(_CONTROL, " ", text)
         return text if self.unicode else text.encode("ascii", "replace").decode()
 
     def cut(self, text: str, width: int) -> str:

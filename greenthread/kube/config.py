@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from greenthread.kube.errors import ConfigError
 from greenthread.names import GROUP
@@ -118,30 +117,44 @@ class ClusterConfig:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         login = self.login.certificate() if self.login and not self.client_certificate else None
-        with _pem_files(self.client_certificate, self.client_key) as files:
-            if files or login:
-                certificate, key = files or login or ("", "")
-                try:
-                    context.load_cert_chain(certificate, key)
-                except (ssl.SSLError, OSError) as error:
-                    raise ConfigError(f"client certificate of {self.where}: cannot be used ({error})") from None
+        try:
+            if self.client_certificate and self.client_key:
+                _load_pair(context, self.client_certificate, self.client_key)
+            elif login:
+                context.load_cert_chain(*login)
+        except (ssl.SSLError, OSError) as error:
+            raise ConfigError(f"client certificate of {self.where}: cannot be used ({error})") from None
         return context
 
 
-@contextmanager
-def _pem_files(certificate: bytes | None, key: bytes | None) -> Iterator[tuple[str, str] | None]:
-    """The two as files, which is the only way ssl takes them; they are gone after the block."""
-    if certificate is None or key is None:
-        yield None
+def _load_pair(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
+    """Gives a context a certificate and its key, by files, which is the only way ssl takes them."""
+    if hasattr(os, "memfd_create"):  # they never touch a disk, and `tempfile` need not be imported
+        files = [os.memfd_create(name, os.MFD_CLOEXEC) for name in ("certificate", "key")]
+        try:
+            for file, content in zip(files, (certificate, key), strict=True):
+                _write(file, content)
+            context.load_cert_chain(*(f"/proc/self/fd/{file}" for file in files))
+        finally:
+            for file in files:
+                os.close(file)
         return
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="greenthread-") as folder:
-        paths = (os.path.join(folder, "certificate.pem"), os.path.join(folder, "key.pem"))
+        paths = [os.path.join(folder, name) for name in ("certificate.pem", "key.pem")]
         for path, content in zip(paths, (certificate, key), strict=True):
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(content)
-        yield paths
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                _write(file, content)
+            finally:
+                os.close(file)
+        context.load_cert_chain(*paths)
+
+
+def _write(file: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(file, content) :]
 
 
 def load_config(

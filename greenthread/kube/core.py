@@ -6,11 +6,14 @@ import json
 import sys
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
 from greenthread.kube.errors import Gone, Unreachable, error_from_answer, error_from_status
 from greenthread.kube.resources import PODS, Resource, quoted, resource_version
 from greenthread.values import dataclass, field, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 PAGE_SIZE = 500
 """Objects in one page of a list."""
@@ -30,7 +33,7 @@ WATCH_SILENCE = 90.0
 LOG_SILENCE = 3600.0
 """Seconds for which a log that is followed may say nothing."""
 
-Object = dict[str, Any]
+Object = dict[str, "Any"]
 Patch = list[Object] | Object
 """A list is a JSON patch, a mapping a merge patch."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from greenthread.names import GROUP, VERSION
 from greenthread.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
