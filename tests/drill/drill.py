@@ -75,7 +75,7 @@ class Drill:
         direct: int = 2,
         logs: Path | None = None,
     ) -> None:
-        """`seconds`: how long `clients` ask the gateway and `direct` ones the sidecars. `logs`: where to copy all logs."""
+        """`seconds`: how long `clients` ask the gateway, and `direct` the sidecars. `logs`: where to copy all logs."""
         self._api, self._seconds, self._rng = api, seconds, random.Random(seed)
         self._clients, self._direct = clients, direct
         self._overcommits: set[str] = set()
