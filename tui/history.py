@@ -249,12 +249,14 @@ class History:
         return None
 
     def back(self, at: float, changes: int) -> float:
-        """Time from which on there are at most so many changes until `at`, give or take a segment."""
-        number = self._number(at)
-        while number > 0 and changes > 0:
-            changes -= self.segments[number].changes
-            number -= 1
-        return self.segments[number].began if number >= 0 else at
+        """Time from which on there are so many changes until `at`; that of the oldest if there are fewer."""
+        for number in range(self._number(at), -1, -1):
+            opened = self._open(self.segments[number])
+            there = opened.before(at)
+            if there > changes:
+                return float(opened.lines[there - changes - 1]["t"])
+            changes -= there
+        return self.began
 
     def is_one(self, after: float, until: float) -> bool:
         """Whether a state goes over into the other by changes alone."""

@@ -14,11 +14,11 @@ from tui.wakes import Key
 
 WARM = 65.0
 """Seconds before the moment from which on the cluster is followed up to it: sparklines and wakes need some."""
-WARM_CHANGES = 4096
+WARM_CHANGES = 1024
 """And changes at most."""
 LATER_CHANGES = 4096
 """Changes after the moment in which is looked for what happened then."""
-_LOOKS = 40
+_LOOKS = 16
 """Snapshots taken at most to see the steps of the wakes that go on."""
 
 
