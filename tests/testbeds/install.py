@@ -88,7 +88,9 @@ def _go_environment(go: str) -> dict[str, str]:
 
 
 def install_chart() -> None:
-    """Helm; CRDs of the Gateway API and the Prometheus Operator. Raises `Missing` with what a person must do."""
+    """Helm, Prometheus, CRDs of the Gateway API and the Prometheus Operator. Raises `Missing` with what to do."""
+    if find("prometheus") is None:
+        apt_install("prometheus", "prometheus")
     with locked(helm_folder()) as folder:
         if find("helm") is None:
             go = _go(f"put helm {HELM} into {folder}")

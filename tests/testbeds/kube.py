@@ -51,7 +51,7 @@ class RealApi(Admin):
         self.folder = Path(tempfile.mkdtemp(prefix="greenthread-real-"))
         super().__init__(self.folder / "kubeconfig", self.folder / "ca.crt")
         _certificates(self.folder)
-        etcd_port, peer_port, port = _free_ports(3)
+        etcd_port, peer_port, port = free_ports(3)
         token = secrets.token_urlsafe(24)
         _write_secret(self.folder / "tokens.csv", f'{token},admin,admin,"system:masters"\n')
         _write_secret(self.kubeconfig, json.dumps(self._config(port, token), indent=1))
@@ -210,7 +210,7 @@ def _write_secret(file: Path, text: str) -> None:
     file.write_text(text)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports of 127.0.0.1 that are free now; held together, so that they differ."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [server.getsockname()[1] for server in sockets]
