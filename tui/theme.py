@@ -77,19 +77,19 @@ DARK = Palette(
     name="dark", dark=True, back="#0f1317", panel="#161b21", selected="#232c36", track="#1b2128",
     text="#d6dce3", strong="#f2f5f8", dim="#8c97a4", faint="#56616d", spark="#62707e",
     serving="#45c49a", waking="#63b3ef", pending="#f2b134", deactivating="#e79ac6", sleeping="#8c97a4",
-    preparing="#b4bec9", failed="#ff7b5e", on_segment="#eef2f6", number_on_segment="#e2e8ee",
+    preparing="#ccd5de", failed="#ff7b5e", on_segment="#eef2f6", number_on_segment="#e2e8ee",
     occupants=(
         ("#4f6298", "#8fa6ee"), ("#452455", "#b27fd0"), ("#6b6927", "#c2be55"),
-        ("#166d78", "#4fc0cf"), ("#4e2c11", "#c88a55"), ("#46494c", "#a5aab0"),
+        ("#0a7272", "#4fc0cf"), ("#4e2c11", "#c88a55"), ("#46494c", "#a5aab0"),
     ),
 )  # fmt: skip
 LIGHT = Palette(
     name="light", dark=False, back="#fbfbf9", panel="#f2f2ee", selected="#e6ecf3", track="#ecece7",
     text="#22292f", strong="#0b0f13", dim="#5a6570", faint="#98a1a9", spark="#8b97a2",
     serving="#00745a", waking="#0a63a8", pending="#9c5c00", deactivating="#7b2d8b", sleeping="#5a6570",
-    preparing="#48525c", failed="#a01a1a", on_segment="#12181e", number_on_segment="#2a333b",
+    preparing="#363f48", failed="#a01a1a", on_segment="#12181e", number_on_segment="#2a333b",
     occupants=(
-        ("#a0cdfa", "#2f6cab"), ("#b897c1", "#7a4a8a"), ("#a7ad92", "#5f6a35"),
+        ("#a0cdfa", "#2f6cab"), ("#b793c0", "#7a4a8a"), ("#a7ad92", "#5f6a35"),
         ("#83a9a4", "#22695f"), ("#f5dbba", "#b07a2a"), ("#b5c6d0", "#4f6675"),
     ),
     past="#e8ab3c",

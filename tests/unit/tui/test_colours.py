@@ -37,8 +37,7 @@ def lab(colour: str, sight: str) -> tuple[float, float, float]:
     """CIE L*a*b* of a colour as it is seen."""
     parts = linear(colour)
     red, green, blue = (
-        min(max(sum(weight * part for weight, part in zip(row, parts, strict=True)), 0.0), 1.0)
-        for row in SIGHTS[sight]
+        min(max(sum(weight * part for weight, part in zip(row, parts, strict=True)), 0.0), 1.0) for row in SIGHTS[sight]
     )
 
     def curve(value: float) -> float:
