@@ -40,7 +40,7 @@ check: ## formatting, lint, types, who imports whom, and a part of the model che
 
 simulate: ## the real sidecars, agent and controller in virtual time under faults: SEEDS=200 (SEED=7 replays one)
 	@PYTHON="$(PYTHON)" ./scripts/install dev
-	$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED) --history,--seeds $(or $(SEEDS),200))
+	$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED) --history,--seeds $(or $(SEEDS),200) -j $(or $(JOBS),0)) $(ARGS)
 
 bench: ## the benchmarks, one after the other
 	@PYTHON="$(PYTHON)" ./scripts/install dev

@@ -38,7 +38,9 @@ def all_mutants(names: list[str], first: int, seeds: int) -> int:
     for name in names:
         command = [sys.executable, "-m", "tests.simulation", "--break", name, "--first", str(first)]
         done = subprocess.run([*command, "--seeds", str(seeds)], capture_output=True, text=True, check=False)
-        found = done.stdout.strip() if done.returncode == 0 else f"-\t-\tnot found in {seeds} seeds {done.stderr[-500:]}"
+        found = (
+            done.stdout.strip() if done.returncode == 0 else f"-\t-\tnot found in {seeds} seeds {done.stderr[-500:]}"
+        )
         missed += done.returncode != 0
         count, seed, what = found.split("\t", 2)
         print(f"{name:40} {count:>4} {seed:>6}  {what[:130]}", flush=True)
@@ -52,8 +54,10 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--seed", type=int, help="only this one")
     parser.add_argument("--history", action="store_true", help="with --seed: print what happened, with the parts' logs")
-    parser.add_argument("-j", "--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--break", dest="broken", metavar="NAME", help="break the code so; stop at the first that fails")
+    parser.add_argument("-j", "--jobs", type=int, default=1, help="processes; 0: one a core")
+    parser.add_argument(
+        "--break", dest="broken", metavar="NAME", help="break the code so; stop at the first that fails"
+    )
     parser.add_argument("--mutants", nargs="*", metavar="NAME", help="break it in all these ways in turn (all)")
     options = parser.parse_args()
     wrong = [name for name in [*(options.mutants or ()), options.broken] if name and name not in mutants.MUTANTS]
@@ -74,7 +78,7 @@ def main() -> int:
     if options.seed is not None:
         return replay(options.seed, options.history)
     began, failed, asked, answered, spent = time.monotonic(), 0, 0, 0, 0.0
-    for result in results(range(options.first, options.first + options.seeds), options.jobs):
+    for result in results(range(options.first, options.first + options.seeds), options.jobs or os.cpu_count() or 1):
         asked, answered, spent = asked + result.asked, answered + result.answered, spent + result.seconds
         if result.violations:
             failed += 1

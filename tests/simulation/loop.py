@@ -33,7 +33,9 @@ class Process:
             pipe.vanish()
 
 
-PROCESS: contextvars.ContextVar[Process] = contextvars.ContextVar("process", default=Process("world"))
+PROCESS: contextvars.ContextVar[Process] = contextvars.ContextVar("process")
+#: What has no process of its own: the loop's first steps.
+_NOBODY = Process("world")
 
 
 def context_of(process: Process) -> contextvars.Context:
@@ -47,7 +49,7 @@ def _adopt(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> a
     """The task factory: a task belongs to the process in whose context it begins."""
     context = options.get("context")
     process = context.get(PROCESS) if context is not None else None
-    process = process or PROCESS.get()
+    process = process or PROCESS.get(_NOBODY)
     task = asyncio.Task(coroutine, loop=loop, name=f"{process.name} {next(loop._numbers)}", **options)  # type: ignore[attr-defined]
     process.tasks.add(task)
     task.add_done_callback(process.tasks.discard)
@@ -110,7 +112,7 @@ class SimLoop(asyncio.SelectorEventLoop):
     def _counting(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> asyncio.Handle:
         assert self._fuse is not None
         process, fire = self._fuse
-        if (context.get(PROCESS) if context is not None else PROCESS.get()) is process:
+        if (context.get(PROCESS) if context is not None else PROCESS.get(_NOBODY)) is process:
             self._steps -= 1
             if self._steps <= 0:
                 self.disarm()
@@ -121,7 +123,7 @@ class SimLoop(asyncio.SelectorEventLoop):
 
     async def create_server(self, factory: Any, host: Any = None, port: Any = 0, **_options: Any) -> Any:
         number = port or next(self._ports)
-        listener = Listener(self, number, factory, PROCESS.get(), contextvars.copy_context())
+        listener = Listener(self, number, factory, PROCESS.get(_NOBODY), contextvars.copy_context())
         self.add_listener(listener)
         return listener
 
@@ -133,7 +135,7 @@ class SimLoop(asyncio.SelectorEventLoop):
         listener = self._listeners.get(port)
         if listener is None or listener.process.dead or not listener.accepts():
             raise ConnectionRefusedError(111, "connection refused")
-        near = Pipe(self, PROCESS.get(), contextvars.copy_context(), port)
+        near = Pipe(self, PROCESS.get(_NOBODY), contextvars.copy_context(), port)
         far = Pipe(self, listener.process, listener.context, port)
         near.peer, far.peer = far, near
         near.protocol, far.protocol = factory(), listener.context.copy().run(listener.factory)

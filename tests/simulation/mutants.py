@@ -250,8 +250,8 @@ def cleans_up_after_the_living() -> None:
     from controller.agent.cleanup import Life
 
     @_around(agent, "sidecar_life")
-    def changed(original: Any, pod: Any, sidecar: str) -> Life:
-        life: Life = original(pod, sidecar)
+    def changed(original: Any, *arguments: Any) -> Life:
+        life: Life = original(*arguments)
         return Life.GONE if life is Life.DOWN else life
 
     @_around(agent, "clean")

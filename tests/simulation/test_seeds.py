@@ -28,3 +28,9 @@ def test_a_seed_replays_exactly():
     first, second = simulation("--seed", "19", "--history"), simulation("--seed", "19", "--history")
     assert first.stdout == second.stdout
     assert "-> waking" in first.stdout
+
+
+@pytest.mark.parametrize("name", ["releases-before-the-engine-sleeps", "ignores-popular", "forgets-its-intent"])
+def test_what_is_broken_on_purpose_is_found(name):
+    done = simulation("--break", name, "--seeds", "12")
+    assert done.returncode == 0, f"not found: {done.stdout}{done.stderr}"
