@@ -26,6 +26,8 @@ Patch = list[dict[str, Any]]
 
 #: How often one write of this pod's own entry is tried against others' writes before it is an error.
 _ATTEMPTS = 20
+#: Seconds for which a refused writer waits for the watch to tell what came between, before it reads the GPU itself.
+_NEWS = 0.02
 
 
 class Refused(Exception):
@@ -50,6 +52,7 @@ class Claims:
         self._names = tuple(gpu_names)
         self.pod, self._model = pod, model
         self._on_change, self._on_conflict = on_change, on_conflict
+        self._news = asyncio.Event()
         # each GPU as last read, beside the object it was read from
         self._parsed: dict[str, tuple[dict[str, Any], Gpu]] = {}
         self._reflectors = {
@@ -75,6 +78,7 @@ class Claims:
             await reflector.synced()
 
     def _changed(self, _type: str, _obj: dict[str, Any]) -> None:
+        self._news.set()
         self._on_change()
 
     def _object(self, name: str) -> dict[str, Any] | None:
@@ -313,11 +317,20 @@ class Claims:
             written = await self._client.patch(GPUS, name, ops, namespace=self._namespace, subresource="status")
         except (Conflict, Invalid) as error:
             self._on_conflict()
-            if self._object(name) is obj:  # else the watch has told already what came between
-                await self._read(name)
+            await self._newer(name, obj)
             log.info("claim on %s refused: %s", name, error)
             raise Refused(str(error)) from error
         self._put(name, written)
+
+    async def _newer(self, name: str, obj: dict[str, Any]) -> None:
+        """Returns when the view has something else than ``obj``. The watch mostly tells it at once; else it is read."""
+        try:
+            async with asyncio.timeout(_NEWS):
+                while self._object(name) is obj:
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            await self._read(name)
 
     async def _read(self, name: str) -> dict[str, Any]:
         obj = await self._client.get(GPUS, name, namespace=self._namespace)
