@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import random
 import threading
@@ -42,6 +43,7 @@ class Feed:
 
     def __init__(self, session: Session, scopes: Sequence[Scope]) -> None:
         """Lists every scope once (raises as `Client.list` does), then watches from there."""
+        gc.enable()
         self.objects: dict[Scope, dict[Key, Object]] = {}
         self.trouble = ""
         """Why the objects are not being kept true just now, for people; empty while they are."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -104,6 +105,7 @@ def _run_click(command: Any, before: list[str], after: list[str], program: str) 
     """A verb of another package, which uses click; options before its name count as defaults."""
     import click
 
+    gc.enable()
     given = parse(GLOBAL, None, before)
     defaults = {name: value for name, value in given.items() if value}
     try:
@@ -180,6 +182,9 @@ def _complain(message: str) -> None:
 
 def main() -> None:
     """Entry point of `greenthread` and `kubectl-greenthread`."""
+    # a list of a thousand Models is a hundred thousand objects that all stay: looking for garbage among them takes as
+    # long as reading them. What runs for long enables it again.
+    gc.disable()
     leave(run(sys.argv[1:], program_name(sys.argv[0])))
 
 
