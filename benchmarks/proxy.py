@@ -7,7 +7,8 @@ Ours are the real programs, `python -m sidecar` (its model awake: state check, a
 figure is the median of the rounds' own ratios or differences: what else the machine does then weighs on all alike.
 
 Requests per core is requests per second of CPU time that the proxy used under 32 clients. Requests per second of wall
-time are told beside it: on a quiet machine both say the same, on a busy one others take their part of the core.
+time are told beside it: on a quiet machine both say the same, on a busy one others take their part of the core and of
+the caches. `best_rps_vs_nginx` compares the best round of each, the least disturbed ones.
 Added latency is that of one client alone, less the same without a proxy.
 """
 
@@ -130,6 +131,11 @@ class Benchmark:
         found = self.found[name]
         return {
             "rps_vs_nginx": round(self._ratio(name, lambda f: [run.per_cpu_second for run in f.full]), 3),
+            "best_rps_vs_nginx": round(
+                max(run.per_cpu_second for run in found.full)
+                / max(run.per_cpu_second for run in self.found["nginx"].full),
+                3,
+            ),
             "wall_rps_vs_nginx": round(self._ratio(name, lambda f: [run.rps for run in f.full]), 3),
             "rps": round(median([run.rps for run in found.full])),
             "cpu_us_per_request": round(median([1e6 / run.per_cpu_second for run in found.full]), 1),
@@ -144,9 +150,9 @@ class Benchmark:
 
     def result(self) -> dict[str, Any]:
         """The object of the last line."""
-        peers = {name: self.figures(name) for name in self.found}
         if any(not found.full or not found.sse for found in self.found.values()):
-            return {"peers": peers}
+            return {"rounds": {name: vars(found) for name, found in self.found.items()}}  # of --only, as measured
+        peers = {name: self.figures(name) for name in self.found}
         named = ("rps_vs_nginx", "added_p50_ms", "added_p99_ms", "sse_cpu_us_per_chunk", "sse_cpu_vs_nginx")
         result: dict[str, Any] = {}
         for prefix, name in (("", "sidecar"), ("gateway_", "gateway")):
@@ -161,6 +167,7 @@ def table(peers: dict[str, dict[str, float]]) -> str:
     columns = (
         ("", "", "{}"),
         ("rps_vs_nginx", "requests/CPU s,\nvs nginx", "{:.2f}"),
+        ("best_rps_vs_nginx", "best\nround", "{:.2f}"),
         ("wall_rps_vs_nginx", "requests/s,\nvs nginx", "{:.2f}"),
         ("rps", "requests/s", "{:,.0f}"),
         ("cpu_us_per_request", "CPU µs per\nrequest", "{:.1f}"),
@@ -209,14 +216,14 @@ def main() -> int:
         for step in steps:
             getattr(benchmark, f"run_{step}")()
         result = benchmark.result()
-    if not options.json:
+    if not options.json and "peers" in result:
         print(table(result["peers"]))
         if benchmark.storm:
             print(
                 "\n{answered:,} of {clients:,} clients answered by {wakes} wake, {seconds} s".format(**benchmark.storm)
             )
         print(f"\n{time.monotonic() - began:.0f} s")
-    print(json.dumps(result))
+    print(json.dumps(result, default=vars))
     return 0
 
 

@@ -51,6 +51,8 @@ class Gateway:
 
     def _not_ready(self) -> str:
         """Why nothing can be routed yet; GPUs only make the choice better and are not waited for."""
+        if not self._waiting_for:
+            return ""
         missing = sorted(self._waiting_for - {"gpus"})
         if not missing:
             return ""

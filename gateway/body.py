@@ -18,9 +18,12 @@ MAX_PARTS = 1000  # of a form
 
 def model_of(request: RequestHead, body: bytes) -> str:
     """The name of the model. Raises HttpError 400 that says what is missing."""
-    content_type = "" if body[:1] == b"{" else request.get("content-type") or ""
-    kind = content_type.partition(";")[0].strip().lower()
-    name = _from_form(content_type, body) if kind == "multipart/form-data" else _from_json(body)
+    if body[:1] == b"{":
+        name = _from_json(body)
+    else:
+        content_type = request.get("content-type") or ""
+        kind = content_type.partition(";")[0].strip().lower()
+        name = _from_form(content_type, body) if kind == "multipart/form-data" else _from_json(body)
     if not name:
         raise HttpError(400, "The request names no model: set 'model' to a name that GET /v1/models lists.", "no_model")
     if len(name) > MAX_NAME:

@@ -327,7 +327,7 @@ class Exchange:
         if request.terms is not None:
             head += b"".join([line + b"\r\n" for line in self.terms.lines(self.waited)])
         if self.content_length is not None:
-            head += b"Content-Length: %d\r\n\r\n" % self.content_length
+            head = b"%bContent-Length: %d\r\n\r\n" % (head, self.content_length)
         elif self.chunked:
             head += b"Transfer-Encoding: chunked\r\n\r\n"
         else:
