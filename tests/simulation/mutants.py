@@ -169,6 +169,9 @@ def does_not_drain() -> None:
 def runs_a_post_again() -> None:
     """A request whose upstream broke before it answered is sent once more."""
     from proxy.exchange import Exchange
+    from sidecar import frontdoor
+
+    frontdoor.Forward = functools.partial(frontdoor.Forward, retry=True)
 
     @_around(Exchange, "on_upstream_error")
     def changed(original: Any, self: Any, why: str) -> None:
