@@ -228,6 +228,7 @@ def _sidecar_env(model: Model, settings: PodSettings) -> list[Object]:
         _value("GREENTHREAD_GATEWAY_URL", settings.gateway_url),
         _value("NVIDIA_VISIBLE_DEVICES", "all"),  # to measure, not to compute
         _value("NVIDIA_DRIVER_CAPABILITIES", "utility"),
+        *([_value("HEARTBEAT", settings.heartbeat)] if settings.heartbeat else []),
     ]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from greenthread.names import DEFAULT_NAMESPACE
+from greenthread.units import parse_duration
 
 
 class SettingsError(Exception):
@@ -33,6 +34,8 @@ class PodSettings:
     run_as_user: int | None = 65532
     #: ``--enable-sleep-mode`` is refused by vLLM on CPU, where sleeping works without it.
     sleep_mode_flag: bool = True
+    #: HEARTBEAT of every sidecar, a duration; "": the sidecar's own default.
+    heartbeat: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,12 @@ class Settings:
             service_account=env.get("GREENTHREAD_POD_SERVICE_ACCOUNT", ""),
             run_as_user=_number(env, "GREENTHREAD_RUN_AS_USER", default.run_as_user),
             sleep_mode_flag=_switch(env, "GREENTHREAD_ENABLE_SLEEP_MODE", default.sleep_mode_flag),
+            heartbeat=env.get("GREENTHREAD_HEARTBEAT", ""),
         )
+        try:
+            parse_duration(pods.heartbeat or "0s")
+        except ValueError as error:
+            raise SettingsError(f"GREENTHREAD_HEARTBEAT: {error}") from None
         if pods.models_path and not pods.models_path.startswith("/"):
             raise SettingsError(f"GREENTHREAD_MODELS_PATH={pods.models_path!r} must be an absolute path")
         gateway = env.get("GREENTHREAD_ROUTE_GATEWAY", f"{namespace}/greenthread")

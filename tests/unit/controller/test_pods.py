@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.pods import PodView, SpecError, engine_command, make_pod, pod_name, template_hash
-from controller.settings import PodSettings
+from controller.settings import PodSettings, Settings, SettingsError
 from greenthread.placement import Placement
 from localcluster.supervisor.container_spec import expand
 
@@ -258,3 +258,15 @@ def test_a_container_that_cannot_start_is_trouble() -> None:
     view = PodView.from_object(pod_of() | {"status": {"phase": "Failed", "reason": "Evicted", "message": "disk"}})
     assert view.failed
     assert view.trouble == "Evicted: disk"
+
+
+def test_the_heartbeat_of_sidecars_is_a_setting_of_the_installation() -> None:
+    def environment(heartbeat: str) -> dict[str, str]:
+        settings = Settings.from_env({"GREENTHREAD_HEARTBEAT": heartbeat}).pods
+        sidecar = make_pod(model(), settings, 0, Placement("n", (0,)))["spec"]["containers"][0]
+        return {variable["name"]: variable.get("value", "") for variable in sidecar["env"]}
+
+    assert environment("30s")["HEARTBEAT"] == "30s"
+    assert "HEARTBEAT" not in environment("")
+    with pytest.raises(SettingsError, match="GREENTHREAD_HEARTBEAT: 'soon' is not a duration"):
+        environment("soon")
