@@ -85,6 +85,8 @@ class Sampler:
             files = len(os.listdir(f"/proc/{pid}/fd"))
         except (OSError, IndexError):
             return
+        if not pages:  # it has ended, and waits for its parent to see that
+            return
         life = self.lives.setdefault((part, pid), Life(part, pid))
         life.times.append(time.monotonic())
         life.memory.append(pages * _PAGE)
