@@ -100,7 +100,7 @@ class Prometheus:
 
     def query(self, expression: str) -> list[Sample]:
         """An instant query."""
-        found = self._ask("query", {"query": expression, "timeout": f"{self._timeout:g}s"}, "vector")
+        found = self._ask("query", {"query": expression, "timeout": f"{round(self._timeout * 1000)}ms"}, "vector")
         try:
             return [Sample(item["metric"], float(item["value"][1])) for item in found]
         except (KeyError, IndexError, TypeError, ValueError):
@@ -109,7 +109,7 @@ class Prometheus:
     def query_range(self, expression: str, start: float, end: float, step: float) -> list[Series]:
         """A range query; Unix times and seconds."""
         params = {"query": expression, "start": f"{start:.3f}", "end": f"{end:.3f}", "step": f"{step:g}",
-                  "timeout": f"{self._timeout:g}s"}  # fmt: skip
+                  "timeout": f"{round(self._timeout * 1000)}ms"}  # fmt: skip
         found = self._ask("query_range", params, "matrix")
         try:
             return [

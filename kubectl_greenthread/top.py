@@ -11,6 +11,7 @@ from greenthread.snapshot import Builder, GpuRow, ModelRow, Shown, Snapshot, why
 from greenthread.units import GIB, short_bytes, short_duration
 from kubectl_greenthread import printing
 from kubectl_greenthread.arguments import Usage
+from kubectl_greenthread.measured import EVERY, Measured
 from kubectl_greenthread.options import Session
 from kubectl_greenthread.output import is_objects, out, print_data, print_objects, tell
 from kubectl_greenthread.reading import MODEL_PODS, bare_name, list_gpus, read_all
@@ -20,8 +21,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from greenthread.prometheus import ModelNumbers
+    from kubectl_greenthread.measured import Numbers
+
 BAR_WIDTHS = (10, 42)
 """Cells of a memory bar, at least and at most; 30 where the width is not known."""
+TREND = 12
+"""Cells of a model's requests over time."""
 WAITING_SHOWN = 5
 """Waiting models that are explained under the table."""
 
@@ -43,46 +49,65 @@ SORT_KEYS: dict[str, Callable[[ModelRow], Any]] = {
 def top(session: Session, names: tuple[str, ...], watch: bool, prometheus: str) -> None:
     """Show each GPU's memory with who holds it, and each model with its state and why the waiting wait.
 
-    In a narrow terminal columns go in this order: FLAGS, LAST WAKE, IN-FLIGHT, QUEUE; TEMP, UTIL.
+    In a narrow terminal columns go in this order: those of Prometheus, FLAGS, LAST WAKE, IN-FLIGHT, QUEUE; TEMP, UTIL.
+    A Prometheus that is found adds requests per second, wakes of the last hour, and requests of the last 10 minutes.
 
     With -w on a terminal the picture stays and follows the cluster; elsewhere every changed model is a new line.
     """
     if watch:
-        _watch(session, names)
+        _watch(session, names, prometheus)
         return
+    measured = Measured(session, prometheus) if session.output != "name" else None
     view = read_all(session, names)
-    snapshot = _sorted(session, view.snapshot)
+    numbers = measured.wait() if measured is not None else None
+    snapshot = _sorted(session, view.snapshot, numbers)
     if session.output == "name":
         print_objects(session, view.models)
     elif is_objects(session):
         data = {
             "gpus": [printing.gpu_data(row) for row in snapshot.gpus],
-            "models": [printing.model_data(row, snapshot) for row in snapshot.models],
+            "models": [printing.model_data(row, snapshot) | _measured_data(row, numbers) for row in snapshot.models],
         }
         print_data(session, data)
     else:
-        text = picture(session, snapshot)
+        text = picture(session, snapshot, numbers)
         if text:
             out(text)
         _say_what_is_empty(session, snapshot)
-    printing.warn(session, view.missing)
+    printing.warn(session, [*view.missing, *(measured.warnings if measured is not None else ())])
 
 
-def picture(session: Session, snapshot: Snapshot) -> str:
-    """GPUs, models, and why the waiting wait."""
-    sections = [gpu_lines(session, snapshot), model_lines(session, snapshot), waiting_lines(session, snapshot)]
+def picture(session: Session, snapshot: Snapshot, numbers: Numbers | None = None) -> str:
+    """GPUs, models, and why the waiting wait; `numbers`: of Prometheus, if there is one."""
+    models = model_lines(session, snapshot, numbers)
+    sections = [gpu_lines(session, snapshot), models, waiting_lines(session, snapshot)]
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
 
-def _sorted(session: Session, snapshot: Snapshot) -> Snapshot:
+def _sorted(session: Session, snapshot: Snapshot, numbers: Numbers | None = None) -> Snapshot:
     if not session.sort_by:
         return snapshot
-    return Snapshot(
-        snapshot.at, tuple(sorted(snapshot.models, key=SORT_KEYS[session.sort_by])), snapshot.gpus, snapshot._by_name
-    )
+    if session.sort_by == "req/s":
+        rate = {key: number.requests or 0.0 for key, number in (numbers or {}).items()}
+        models = sorted(snapshot.models, key=lambda row: -rate.get((row.namespace, row.name), 0.0))
+    else:
+        models = sorted(snapshot.models, key=SORT_KEYS[session.sort_by])
+    return Snapshot(snapshot.at, tuple(models), snapshot.gpus, snapshot._by_name)
 
 
-def _watch(session: Session, names: tuple[str, ...]) -> None:
+def _measured_data(row: ModelRow, numbers: Numbers | None) -> dict[str, Any]:
+    """What Prometheus adds to a model for programs; nothing without one."""
+    if numbers is None:
+        return {}
+    known = numbers.get((row.namespace, row.name))
+    return {
+        "requestsPerSecond": known.requests if known else None,
+        "wakeSecondsP50": known.wake_p50 if known else None,
+        "wakeSecondsP99": known.wake_p99 if known else None,
+    }
+
+
+def _watch(session: Session, names: tuple[str, ...], prometheus: str) -> None:
     from kubectl_greenthread.feed import Feed, Scope
     from kubectl_greenthread.watching import watch_rows, watch_screen
 
@@ -100,7 +125,8 @@ def _watch(session: Session, names: tuple[str, ...]) -> None:
         return _sorted(session, builder.build(found, feed.objects[gpus].values(), feed.objects[pods].values(), at))
 
     if session.terminal.height is not None:
-        watch_screen(session, [models, gpus, pods], lambda feed: picture(session, snapshot(feed)))
+        measured = Measured(session, prometheus, EVERY)
+        watch_screen(session, [models, gpus, pods], lambda feed: picture(session, snapshot(feed), measured.numbers))
         return
 
     def rows(feed: Feed) -> list[tuple[object, list[Cell]]]:
@@ -190,12 +216,17 @@ def _waiting_cell(row: GpuRow, snapshot: Snapshot) -> Cell:
     return Cell(f"{first.model} {short_duration((snapshot.at - first.since).total_seconds())}{more}", "pending")
 
 
-def model_lines(session: Session, snapshot: Snapshot) -> list[str]:
+def model_lines(session: Session, snapshot: Snapshot, numbers: Numbers | None = None) -> list[str]:
     """One line a model."""
     if not snapshot.models:
         return []
     columns = _model_columns(session)
     rows = [_model_cells(session, row, snapshot) for row in snapshot.models]
+    if numbers is not None:
+        at = next(at for at, column in enumerate(columns) if column.title == "LAST WAKE")
+        columns[at:at] = _measured_columns(session)
+        for row, cells in zip(snapshot.models, rows, strict=True):
+            cells[at:at] = _measured_cells(session, numbers.get((row.namespace, row.name)))
     titles = [column.title for column in columns]
     if titles.index("FLAGS") not in session.terminal.fit(columns, rows, session.headers)[0]:
         star, at = (" ★" if session.terminal.unicode else " *"), titles.index("MODEL")
@@ -237,6 +268,24 @@ def _model_cells(session: Session, row: ModelRow, snapshot: Snapshot) -> list[Ce
     ]
     if session.output == "wide":
         cells += [Cell(row.model.status.phase), Cell(row.model.status.url or "-")]
+    return cells
+
+
+def _measured_columns(session: Session) -> list[Column]:
+    columns = [Column("REQ/S", right=True, drop=3), Column("WAKE P50/P99", right=True, drop=2)]
+    return [*columns, Column("REQUESTS, 10M", drop=1)] if session.terminal.unicode else columns
+
+
+def _measured_cells(session: Session, known: ModelNumbers | None) -> list[Cell]:
+    rate = "-" if known is None or known.requests is None else f"{known.requests:.1f}"
+    wakes = "-"
+    if known is not None and known.wake_p50 is not None:
+        wakes = f"{short_duration(known.wake_p50)}/{short_duration(known.wake_p99 or known.wake_p50)}"
+    cells = [Cell(rate, "dim" if rate in ("-", "0.0") else ""), Cell(wakes)]
+    if session.terminal.unicode:
+        from greenthread.prometheus import sparkline
+
+        cells.append(Cell(sparkline(known.history, TREND) if known is not None else "", "serving"))
     return cells
 
 

@@ -26,6 +26,15 @@ class Ran:
 Plugin = Callable[..., Ran]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the plugin remembers about clusters must not outlive the tests, nor be the developer's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("GREENTHREAD_PROMETHEUS", raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """One embedded API with our CRDs, for all tests; see `cluster` and `screens`."""

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from kubectl_greenthread.main import program_name
-from kubectl_greenthread.verbs import VERBS
 from kubectl_greenthread.terminal import Terminal
+from kubectl_greenthread.verbs import VERBS
 from tests.unit.greenthread_kube.scripted import Answer, Asked, status
 
 from .cluster import Cluster, write_kubeconfig
