@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 _API_BACKOFF = (0.1, 5.0)
 #: Seconds by which whoever is older goes first when a wake lock is free: more than it takes to read, decide and write.
 _HEAD_START = 0.05
+#: Seconds for the write that begins a sleep: clients wait at the door meanwhile, and the engine could serve them.
+_ANNOUNCE_WITHIN = 3.0
 #: Who serves writes its lastAccessed only when somebody waits, and at most this often (seconds).
 _TOUCH_EVERY = 1.0
 
@@ -424,17 +426,18 @@ class Lifecycle:
         record.for_model = reason.intent.model if reason.intent else ""
         leaving = self._entry(State.DEACTIVATING, self._held())
         try:
-            if reason.why is Why.YIELDED:
-                await self._claims.give_way(leaving)
-            elif reason.why is not Why.BOOTED:
-                await self._claims.publish(leaving)
-        except (Refused, ApiError, Unreachable) as error:
+            async with asyncio.timeout(_ANNOUNCE_WITHIN):
+                if reason.why is Why.YIELDED:
+                    await self._claims.give_way(leaving)
+                elif reason.why is not Why.BOOTED:
+                    await self._claims.publish(leaving)
+        except (Refused, ApiError, Unreachable, TimeoutError) as error:
             if reason.why not in (Why.CRASHED, Why.STOPPED):
-                if not isinstance(error, Refused):
-                    log.warning("cannot announce the sleep, serving on: %s", error)
-                    await self._pause(1)
                 if not self._died:
                     self._door.reopen()
+                if not isinstance(error, Refused):
+                    log.warning("cannot announce the sleep, serving on: %s", error or "the API server does not answer")
+                    await self._pause(1)
                 return False
         self._enter(SidecarState.DEACTIVATING)
         draining = _loop_time()

@@ -2,9 +2,10 @@
 
 import asyncio
 
+from greenthread.kube.errors import Unreachable
 from greenthread.kube.resources import GPUS
 from tests.unit.sidecar.test_faults import on_write
-from tests.unit.sidecar.test_lifecycle import in_world
+from tests.unit.sidecar.test_lifecycle import in_world, state
 from tests.unit.sidecar.world import GIB, NAMESPACE
 
 
@@ -31,10 +32,10 @@ async def test_room_that_is_first_seen_in_the_answer_to_the_own_write_is_used(wo
 
     async def sleeps_meanwhile(send):
         (entry,) = [k for k, o in enumerate((await world.gpu(0)).occupants) if o.model == "a"]
-        for state, reserved in (("deactivating", 60 * GIB), ("sleeping", 0)):
+        for phase, reserved in (("deactivating", 60 * GIB), ("sleeping", 0)):
             path = f"/status/occupants/{entry}"
             ops = [
-                {"op": "replace", "path": f"{path}/state", "value": state},
+                {"op": "replace", "path": f"{path}/state", "value": phase},
                 {"op": "replace", "path": f"{path}/reservedMemoryBytes", "value": reserved},
             ]
             await world.client.patch(GPUS, "n-0", ops, namespace=NAMESPACE, subresource="status")
@@ -54,3 +55,20 @@ async def test_a_request_that_comes_after_the_engine_died_waits_for_the_next(wor
     assert await world.request("a") == "ok"
     world.engines["a"].crash()
     assert await world.request("a") == "ok"
+
+
+@in_world
+async def test_an_api_server_that_swallows_the_write_of_a_sleep_does_not_stop_the_serving(world):
+    """Seed 46: the door was shut until the client's own time limit of 30 s was over, and the request was refused."""
+    await world.model("a", 60 * GIB, sleep={"idleTimeout": "2s"}, fairness={"minRuntime": "0s"})
+    assert await world.request("a") == "ok"
+
+    async def swallowed(_send):
+        await asyncio.sleep(30)
+        raise Unreachable("no answer within 30 s")
+
+    done = on_write(world, "n-0", "deactivating", swallowed)
+    await world.until(lambda: done)
+    async with asyncio.timeout(5):
+        assert await world.request("a") == "ok"
+    await world.until(lambda: state(world, "a") == "sleeping")
