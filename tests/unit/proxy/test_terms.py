@@ -7,6 +7,8 @@ import json
 import math
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from proxy.errors import HttpError
 from proxy.terms import NO_TERMS, Terms, parse_terms
@@ -55,6 +57,29 @@ def test_what_is_wrong_says_what_to_write(lines: list[bytes]) -> None:
     with pytest.raises(HttpError, match=r"(?i)X-GreenThread-") as caught:
         parse_terms(lines)
     assert caught.value.status == 400
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda name, value: name + b":" + value,
+            st.sampled_from([b"X-GreenThread-Max-Wait", b"x-greenthread-preempt", b"X-GREENTHREAD-HEARTBEAT"]),
+            st.one_of(st.sampled_from([b" 3s", b"0s", b" never", b"off\t", b"1h1h"]), st.binary(max_size=40)),
+        ),
+        max_size=4,
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_whatever_is_sent_is_understood_or_a_400_and_passed_on_as_it_was_understood(lines: list[bytes]) -> None:
+    try:
+        terms = parse_terms(lines)
+    except HttpError as error:
+        assert error.status == 400  # noqa: PT017
+        return
+    assert terms.max_wait >= 0
+    again = parse_terms(terms.lines(0.0))
+    assert (again.preempts, again.heartbeat) == (terms.preempts, terms.heartbeat)
+    assert again.max_wait == pytest.approx(terms.max_wait, abs=0.001)
 
 
 def test_the_next_hop_may_let_it_wait_for_what_is_left() -> None:
