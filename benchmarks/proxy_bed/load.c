@@ -246,6 +246,8 @@ static void measure(Conn *conn, const char *target, int streams) {
         streams ? say(asker[i], question, size) : ask(asker[i]);
         turn(0);
     }
+    answered = chunks = 0;
+    for (double end = now() + 10; (streams ? chunks : answered) < clients && now() < end;) turn(0);
     run_for(0.3);
     memset(histogram, 0, sizeof histogram);
     answered = chunks = 0;
