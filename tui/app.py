@@ -25,7 +25,7 @@ from textual.widgets import Input
 from greenthread.kube.aio import AsyncClient
 from greenthread.kube.config import ClusterConfig, load_config
 from greenthread.kube.errors import KubeError
-from greenthread.snapshot import ModelRow, Shown
+from greenthread.snapshot import ModelRow, Shown, Snapshot
 from tui import commands
 from tui.actions import ACTION_KEYS, Action, action, why_not
 from tui.data import ClusterData, Link
@@ -45,6 +45,8 @@ from tui.wakes import Key
 Measured = Callable[[float, float, float], "list[Chart]"]
 """Charts from a time to a time (seconds since 1970), with the bytes of all GPUs."""
 TENTHS = timedelta(seconds=10)
+FEW_GPUS = 32
+"""As many at most have a colour for each model around a moment that is over, not only for those of that moment."""
 FRAME = 0.1
 """Seconds between two looks at whether something is to be painted."""
 SETTLED = 5.0
@@ -193,10 +195,18 @@ class Dashboard(App[None]):
             if travel.past is None
             else Moment(travel.past, travel.now, travel.only_past, travel.speed if travel.going else 0.0),
             palette=self.palette,
-            colours=self._colours.assign(holders(snapshot), len(self.palette.occupants)),
+            colours=self._colours.assign(self._shown_holders(snapshot), len(self.palette.occupants)),
             context=self._cluster,
             zone=self._zone,
         )
+
+    def _shown_holders(self, snapshot: Snapshot) -> list[Key]:
+        """The models that hold memory, and around a moment that is over those that did then."""
+        found = holders(snapshot)
+        if self.travel.past is not None and len(snapshot.gpus) <= FEW_GPUS:
+            tracks = self.travel.past.tracks().of.values()
+            found += (key for track in tracks for held in track for key, _ in held.models)
+        return list(dict.fromkeys(found))
 
     # time
 
@@ -506,7 +516,7 @@ def _textual_theme(palette: Palette) -> Theme:
         name=f"greenthread-{palette.name}",
         primary=palette.serving,
         secondary=palette.waking,
-        warning=palette.pending,
+        warning=palette.strong,  # amber means that somebody waits
         error=palette.failed,
         success=palette.serving,
         foreground=palette.text,

@@ -77,6 +77,11 @@ class Line:
         self._chars[x:stop] = other._chars[: stop - x]
         self._inks[x:stop] = other._inks[: stop - x]
 
+    def copy(self, start: int, stop: int, other: Line) -> None:
+        """Copies the cells from column `start` to before `stop` of another line to the same columns."""
+        self._chars[start:stop] = other._chars[start:stop]
+        self._inks[start:stop] = other._inks[start:stop]
+
     def strip(self, glyphs: Mapping[int, str] | None = None) -> Strip:
         """As Textual paints it; `glyphs` replaces what the terminal lacks, one cell by one cell."""
         if glyphs is not None:

@@ -279,10 +279,19 @@ def _progress(line: Line, x: int, right: int, row: ModelRow, view: View) -> None
     line.put(x + done, "─" * (cells - done), palette.faint)
 
 
-def events(width: int, height: int, view: View, only: ModelRow | None = None, title: bool = True) -> list[Line]:
-    """The newest Events on Models, newest first."""
+def events(
+    width: int,
+    height: int,
+    view: View,
+    only: ModelRow | None = None,
+    title: bool = True,
+    namespace: str | None = None,
+) -> list[Line]:
+    """The newest Events on Models (of one namespace), newest first."""
     palette = view.palette
     told = view.data.events
+    if namespace is not None:
+        told = [event for event in told if event.key[0] == namespace]
     if only is not None:
         told = [event for event in told if event.key == key_of_row(only)]
     lines = [Line(width) for _ in range(height)]
@@ -291,25 +300,29 @@ def events(width: int, height: int, view: View, only: ModelRow | None = None, ti
         lines[0].put(3, "EVENTS" if left > 9 else "EVENT", palette.dim)
         if not told:
             lines[0].put(left, "none yet", palette.dim)
-    shown = list(reversed(told[-height:])) if height else []
+    later = view.then.past.later(1, None if only is None else key_of_row(only)) if view.then and height > 2 else ()
+    shown = [*later, *reversed(told[-height:])][:height]
     names = max((len(view.name(event.key)) for event in shown), default=0)
     gap = min(names, 30 if width >= 100 else 24) if height > 1 else 0
     for line, event in zip(lines, shown, strict=False):
-        _event(line, left, event, view, gap, only is None)
+        _event(line, left, event, view, gap, only is None, event in later)
     return lines
 
 
-def _event(line: Line, x: int, event: Told, view: View, gap: int, named: bool) -> None:
+def _event(line: Line, x: int, event: Told, view: View, gap: int, named: bool, later: bool) -> None:
+    """`later`: it happened after the moment that is shown."""
     palette = view.palette
     state = Shown.FAILED if event.warning else STATE_OF.get(event.reason)
-    x = line.put(x, view.time(event.at), palette.dim) + 2
-    line.put(x, GLYPHS[state] if state else "·", palette.state(state) if state else palette.dim)
+    dim = palette.faint if later else palette.dim
+    right = line.end(line.width - 1, "later", dim) - 2 if later else line.width - 1
+    x = line.put(x, view.time(event.at), dim) + 2
+    line.put(x, GLYPHS[state] if state else "·", palette.state(state) if state and not later else dim)
     x += 2
     if named:
         name = cut(view.name(event.key), gap or 30)
-        line.put(x, name, palette.text)
+        line.put(x, name, dim if later else palette.text)
         x += (gap or len(name)) + 2
-    line.put(x, cut(event.message, line.width - x - 1), palette.dim)
+    line.put(x, cut(event.message, right - x), dim)
 
 
 def first_words(row: ModelRow, view: View) -> str:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from textual.widget import Widget
 
 from greenthread.snapshot import ModelRow
-from tui import bars, facts, layout, table
+from tui import bars, facts, layout, table, timeline
 from tui.cells import Line
 from tui.page import Page
 from tui.view import View, key_of_row
@@ -25,6 +25,7 @@ class Overview(Page):
         super().__init__()
         self._rows: list[ModelRow] = []
         self._why_rows = 3
+        self._over_time = 0  # rows of a GPU's memory over time, 0: it is shown as a bar
         self._gpu_heading, self._gpus = Panel("gpu-heading"), Lines("gpus")
         self._table_heading, self._models = Panel("table-heading"), Table("models")
         self._why, self._wake, self._events = Panel("why"), Panel("wake"), Panel("events")
@@ -51,22 +52,28 @@ class Overview(Page):
         self._rows = [row for row in rows if table.matches(row, self.words)] if self.words else rows
         plan = layout.plan(width, height + 2, len(view.snapshot.gpus), len(self._rows))
         wakes = 3 if plan.events >= 10 else 1
+        deep = -(-max(len(view.snapshot.gpus), 1) // plan.gpu_columns)
+        self._over_time = timeline.rows(plan, deep) if view.then is not None and view.snapshot.gpus else 0
+        if self._over_time:  # it takes the place of the wake and of older events
+            plan = timeline.plan(plan, deep, self._over_time)
+            wakes = 0
         for widget, lines, gap in (
             (self._gpu_heading, 1, plan.top_gap),
             (self._gpus, plan.gpu_rows, False),
             (self._table_heading, 1, True),
             (self._models, plan.table_rows, False),
             (self._why, plan.why_rows, True),
-            (self._wake, wakes, plan.wake_gap),
-            (self._events, plan.events - (wakes - 1), plan.events_gap),
+            (self._wake, wakes, plan.wake_gap and wakes > 0),
+            (self._events, plan.events - max(wakes - 1, 0), plan.events_gap),
         ):
             set_height(widget, lines, int(gap))
         self._show_gpus(plan, view)
         self._show_models(view, len(rows))
         self._why_rows = plan.why_rows
         self._show_why(view)
-        self._wake.show(facts.wake_lines(width, wakes, view))
-        self._events.show(facts.events(width, plan.events - (wakes - 1), view))
+        self._wake.show(facts.wake_lines(width, wakes, view) if wakes else ())
+        rows_left = plan.events - max(wakes - 1, 0)
+        self._events.show(facts.events(width, rows_left, view, namespace=self.dashboard.namespace))
 
     def draw_selected(self) -> None:
         if self._view is not None:
@@ -85,6 +92,8 @@ class Overview(Page):
         head = Line(self.size.width)
         for column in range(columns):
             head.paste(column * width, bars.heading(shape, view))
+            if self._over_time and view.then is not None:
+                timeline.heading(head, column * width, shape, view.then.past.tracks(), view)
         self._gpu_heading.show([head])
         if not rows:
             line = Line(panel.room)
@@ -92,19 +101,32 @@ class Overview(Page):
             line.put(1, text if view.link.state == "live" else "", view.palette.dim)
             panel.show(1, lambda _: line)
             return
-        deep, step = -(-len(rows) // columns), shape.rows + plan.gpu_gap
+        high = self._over_time or shape.rows
+        deep, step = -(-len(rows) // columns), high + plan.gpu_gap
+        seen = view.then.past.tracks() if view.then is not None and self._over_time else None
         blocks: dict[int, list[Line]] = {}
 
         def paint(y: int) -> Line:
             line, part = Line(panel.room), y % step
             for number in range(y // step, len(rows), deep):
-                if part < shape.rows:
+                if part < high:
                     if number not in blocks:
-                        blocks[number] = bars.block(rows[number], shape, view)
+                        blocks[number] = (
+                            bars.block(rows[number], shape, view)
+                            if seen is None
+                            else timeline.block(rows[number], shape, high, seen, view)
+                        )
                     line.paste(number // deep * width, blocks[number][part])
             return line
 
-        panel.show(deep * step - plan.gpu_gap, paint)
+        count = deep * step - plan.gpu_gap
+        if seen is None:
+            panel.show(count, paint)
+            return
+        times = Line(panel.room)
+        for column in range(columns):
+            times.paste(column * width, timeline.axis(shape, seen, view))
+        panel.show(count + 1, lambda y: paint(y) if y < count else times)
 
     def _show_models(self, view: View, count: int) -> None:
         models = self._models

@@ -10,6 +10,7 @@ from greenthread.kube.resources import EVENTS, GPUS
 from tui.history import History, advance, nothing
 from tui.known import SAMPLE, Known, Told, read_event
 from tui.series import Seen
+from tui.tracks import Tracks, tracks
 from tui.wakes import Key
 
 WARM = 65.0
@@ -43,6 +44,7 @@ class Past:
         self._state = nothing()
         self.moment = float("-inf")
         self.known = Known(self._clock, self._clock.seconds, namespace)
+        self._tracks: Tracks | None = None
         self._later: dict[tuple[int, Key | None], list[Told]] = {}
 
     @property
@@ -84,6 +86,12 @@ class Past:
                     if len(found) >= count:
                         break
         return found
+
+    def tracks(self) -> Tracks:
+        """What the GPUs held around this moment."""
+        if self._tracks is None or self._tracks.moment != self.moment:
+            self._tracks = tracks(self.history, self.moment)
+        return self._tracks
 
     def _play(self, until: float) -> None:
         """Follows the changes up to there, and measures on the way."""

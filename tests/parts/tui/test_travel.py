@@ -18,6 +18,7 @@ from greenthread.kube.aio import AsyncClient
 from greenthread.kube.errors import Gone, KubeError
 from tests.parts.tui.test_overview import line_with, text_of, until
 from tests.parts.tui.world import NOW, World, occupant
+from tui import layout, timeline
 from tui.app import Dashboard, dashboard
 from tui.data import ClusterData
 from tui.history import History
@@ -288,3 +289,35 @@ async def test_charts_are_from_prometheus_where_there_is_one() -> None:
             await pilot.press("left")
             await until(pilot, lambda: bool(line_with(app, "it does not answer")))
             assert "QUEUE" in "\n".join(text_of(app))
+
+
+async def test_the_past_shows_memory_over_time_and_what_came_later() -> None:
+    async with opened() as (_, app, pilot):
+        await pilot.press("left_square_bracket", "left_square_bracket", "left_square_bracket")
+        await pilot.pause()
+        text = "\n".join(text_of(app))
+        assert "MEMORY, 14:03:22 – 14:03:43" in text
+        assert "llama-3-1-8b" in text_of(app)[5]
+        assert [line.split()[-1] for line in text_of(app) if "woke in 701ms" in line and "EVENTS" in line] == ["later"]
+        view = app.view()
+        assert view.then is not None
+        tracks = view.then.past.tracks()
+        held = [(key[1], amount // 2**30) for key, amount in tracks.at("node-a-0", tracks.moment).models]  # type: ignore[union-attr]
+        assert held == [("llama-3-1-8b", 62), ("kimi-vl-a3b", 9)]
+        last = [key[1] for key, _ in tracks.of["node-a-0"][-1].models]
+        assert last == ["qwen-3-4b-thinking", "kimi-vl-a3b"]
+        assert len({view.colours["prod", name] for name in ("llama-3-1-8b", "kimi-vl-a3b", "qwen-3-4b-thinking")}) == 3
+
+
+@pytest.mark.parametrize(("gpus", "models"), [(1, 1), (2, 8), (4, 12), (9, 30), (64, 200)])
+@pytest.mark.parametrize("height", [16, 24, 34, 60])
+def test_the_zones_of_the_past_take_as_many_rows_as_those_of_now(gpus: int, models: int, height: int) -> None:
+    for width in (80, 120, 200):
+        now = layout.plan(width, height, gpus, models)
+        deep = -(-gpus // now.gpu_columns)
+        then = timeline.plan(now, deep, timeline.rows(now, deep))
+        # the wake and the blank line above it make room
+        before = now.gpu_rows + now.events + 1 + now.wake_gap
+        assert then.gpu_rows + then.events == before
+        assert then.events >= 1
+        assert not then.wake_gap
