@@ -61,7 +61,8 @@ class Confirm(ModalScreen[bool]):
 
     def on_mount(self) -> None:
         box = self.query_one("#box")
-        box.styles.border_left = ("wide", self._view.palette.deactivating)
+        colour = self._view.palette.deactivating
+        box.styles.border_left = ("wide", colour) if getattr(self.app, "glyphs", None) is None else ("ascii", colour)
         self.query_one("#cancel").focus()
         self.call_after_refresh(self._paint)
 

@@ -153,7 +153,7 @@ async def test_ctrl_c_leaves_too_and_readonly_never_acts(tmp_path: Path) -> None
         assert "sleep  " not in text.split("\n")[-1]
         await terminal.type("s", "w", "p", "x")
         await terminal.type(":sleep gpt-oss-20b", "Enter")
-        await terminal.says("this dashboard is read-only")
+        assert (await terminal.says("this dashboard is read-only")).isascii()
         model = await world.client.get(MODELS, "gpt-oss-20b", "prod")
         assert "annotations" not in model["metadata"]
         await terminal.type("C-c")
