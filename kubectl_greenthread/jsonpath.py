@@ -272,7 +272,9 @@ def _subscript(inside: str) -> Step:
     if inside == "*":
         return _field("*")
     if inside[:1] in ("'", '"'):
-        return _field(_unquote(inside))
+        # as in kubectl, a dot in the quotes separates names too, unless it is escaped
+        steps = _steps(f".{inside[1:-1]}")
+        return lambda values, root: [found for value in values for found in _walk(steps, value, root)]
     return _slice(inside)
 
 
