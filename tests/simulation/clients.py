@@ -183,6 +183,7 @@ def _told(request: Ask, status: int, answer: bytes, whole: bool) -> str:
     finished = b"[DONE]" in answer if request.stream else answer.endswith(b"}")
     if finished and f'"{request.id}"'.encode() in answer:
         return "answered"
-    if b'"error"' in answer:
-        return f"refused: {answer.decode(errors='replace')[-300:]}"
+    _, error, said = answer.decode(errors="replace").partition('"error"')
+    if error:  # told within a stream that had begun with a sign of life
+        return f"{'broke: 502' if 'upstream_error' in said else 'refused:'} {said[:300]}"
     return f"nonsense: {answer[:200]!r}"

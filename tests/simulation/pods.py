@@ -136,8 +136,9 @@ class SimPod:
         if self.server is not None and self.server._sweeper is not None:
             self.server._sweeper.cancel()
         self.sidecar, self.task = None, None
-        pause = self.world.rng.uniform(0.1, 4.0) if after is None else after
-        self.restart_at = asyncio.get_running_loop().time() + pause
+        if after is None:  # a kubelet restarts at once, and waits when it happens again and again
+            after = self.world.rng.uniform(0.02, self.world.rng.choice([0.2, 4.0]))
+        self.restart_at = asyncio.get_running_loop().time() + after
 
 
 class Kubelet:
