@@ -131,7 +131,7 @@ def parts(gpu: Gpu, cells: int) -> tuple[list[_Part], _Part, _Part]:
 
 
 def _cells(amount: int, total: int, cells: int) -> int:
-    return min(max(round(amount / total * cells), 1), cells) if amount > 0 else 0
+    return min(max(round(amount / max(total, 1) * cells), 1), cells) if amount > 0 else 0
 
 
 def bar(lines: list[Line], gpu: Gpu, shape: Form, view: View) -> bool:

@@ -75,3 +75,14 @@ def test_a_cluster_with_holes_is_painted(data: st.DataObject, width: int) -> Non
     past.seek(NOW.timestamp())
     assert past.known.snapshot().models == known.snapshot().models
     assert past.tracks().moment == past.moment
+
+
+def test_a_gpu_of_unknown_size_for_which_somebody_waits() -> None:
+    models, gpus, pods = cluster()
+    del gpus[0]["status"]["totalMemoryBytes"]
+    known = Known(_Clock(), NOW.timestamp)
+    for kind, objects in (("models", models), ("gpus", gpus), ("pods", pods)):
+        for obj in objects:
+            known.hear(kind, "ADDED", kept(kind, obj))
+    assert known.snapshot().gpus[0].waiting
+    paint(known, 120)
