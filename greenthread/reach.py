@@ -239,8 +239,7 @@ def through_api_server(client: Client, service: Mapping[str, Any]) -> Address:
     """A Service by the API server's proxy."""
     meta, ports = service["metadata"], service["spec"].get("ports") or [{}]
     port = next((each for each in ports if each.get("name") in ("http", "web", "http-web")), ports[0])
-    name = f"{meta['name']}:{port.get('name') or port.get('port') or 80}"
-    path = SERVICES.path(meta["namespace"], name, "proxy")
+    path = f"{SERVICES.path(meta['namespace'], meta['name'])}:{port.get('name') or port.get('port') or 80}/proxy"
     how = f"the Service {meta['namespace']}/{meta['name']} through the API server"
     return Address(f"{client.config.server}{path}", how, path)
 
