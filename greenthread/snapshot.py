@@ -363,7 +363,7 @@ def next_step(row: ModelRow, snapshot: Snapshot) -> tuple[datetime | None, str]:
             for replica in row.replicas:
                 moment, decision = foreseen(replica, snapshot)
                 match decision:
-                    case Wait(coming=coming) if coming:
+                    case Wait(coming=coming) if _enough_comes(decision, replica):
                         return None, f"wakes as soon as {', '.join(coming)} has made room"
                     case Preempt(victims=victims) if moment > now:
                         who = ", ".join(v.model for v in victims)
@@ -406,13 +406,21 @@ def foreseen(replica: Replica, snapshot: Snapshot) -> tuple[datetime, Decision |
     moment, decision = snapshot.at, replica.decision
     devices = [device.gpu for device in snapshot.on(replica)]
     for _ in range(8):  # each time is the end of a barrier or of somebody's minRuntime
-        if replica.want is None or not isinstance(decision, Wait) or decision.coming:
+        if replica.want is None or not isinstance(decision, Wait) or _enough_comes(decision, replica):
             break
         if decision.until is None or decision.until <= moment:
             break
         moment = decision.until
         decision = fairness.decide(replica.want, devices, moment)
     return moment, decision
+
+
+def _enough_comes(decision: Wait, replica: Replica) -> bool:
+    """Whether what is on its way is enough for it, and for those who asked before it."""
+    return bool(decision.coming) and all(
+        obstacle.free + fairness.coming(obstacle.gpu, waiter=replica.pod) >= obstacle.need + obstacle.older
+        for obstacle in decision.obstacles
+    )
 
 
 def waiters(row: ModelRow, snapshot: Snapshot) -> list[str]:

@@ -266,6 +266,8 @@ class World:
     async def waits(self) -> None:
         """8 s later: llama drains for qwen, mistral waits behind it, llama-3-1-70b cannot fit, whisper wakes."""
         await self.story()
+        longer = {"spec": {"fairness": {"minRuntime": "15s"}}}
+        await self.client.patch(MODELS, "kimi-vl-a3b", longer, namespace="prod")
         await self.patch_gpu(
             "node-a-0",
             wakeLock=None,

@@ -8,7 +8,7 @@ from typing import Any
 
 from greenthread.clock import format_time
 from greenthread.gpu import PodRef
-from greenthread.snapshot import Snapshot, build
+from greenthread.snapshot import Snapshot, build, next_step
 from tui.waiting import before, chain, leaves_in_order, queue, wanted_gpus
 
 GIB = 2**30
@@ -117,3 +117,15 @@ def test_a_waiter_whose_model_may_not_be_read_is_still_in_the_queue() -> None:
     assert waiter.max_wait is None
     assert round(waiter.short / GIB) == 34
     assert chain(waiter, NOW) == []
+
+
+def test_what_comes_next_counts_what_is_on_its_way_only_for_whom_it_is() -> None:
+    snapshot = scene()
+    qwen, mistral = snapshot.model("prod", "qwen"), snapshot.model("prod", "mistral")
+    assert qwen is not None
+    assert mistral is not None
+    assert next_step(qwen, snapshot) == (None, "wakes as soon as llama has made room")
+    # at the end of kimi's minRuntime, since llama's memory is for qwen
+    moment, text = next_step(mistral, snapshot)
+    assert moment == NOW + timedelta(seconds=8)
+    assert text == "asks old, kimi to make room, unless there is room before"
