@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+
+import httpx
 
 from controller.agent.nvml import Fault, Process, Reading
 from greenthread.gpu import PodRef
-from greenthread.http_async import Reply
 from sidecar.engine import EngineError
 from tests.simulation import loop as simulated
 
@@ -192,27 +191,29 @@ class EngineHost:
 
     # vLLM's control API, worked off in order whoever asked and whether or not he still listens
 
-    async def control(self, target: str) -> Reply:
-        path, params = urlsplit(target).path, dict(parse_qsl(urlsplit(target).query))
+    async def control(self, request: httpx.Request) -> httpx.Response:
+        path = request.url.path
         pid = self.pid
         if pid is None or not self.booted:
-            raise ConnectionRefusedError("connection refused")
+            raise httpx.ConnectError("connection refused")
         if path == "/health":
-            return Reply(200, b"")
+            return httpx.Response(200)
         if path == "/is_sleeping":
-            return Reply(200, json.dumps({"is_sleeping": self.asleep}).encode())
+            return httpx.Response(200, json={"is_sleeping": self.asleep})
         context = simulated.context_of(simulated.Process(f"engine {pid}"))
-        task = asyncio.get_running_loop().create_task(self._operate(path, params, pid), context=context)
+        task = asyncio.get_running_loop().create_task(
+            self._operate(path, dict(request.url.params), pid), context=context
+        )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             if self.pid != pid and not asyncio.current_task().cancelling():  # type: ignore[union-attr]
-                raise ConnectionResetError("server disconnected") from None
+                raise httpx.RemoteProtocolError("server disconnected") from None
             raise
 
-    async def _operate(self, path: str, params: dict[str, str], pid: int) -> Reply:
+    async def _operate(self, path: str, params: dict[str, str], pid: int) -> httpx.Response:
         rng, faults = self.machine.rng, self.machine.faults
         async with self._lock:
             dice, late = rng.random(), rng.random() < 0.5
@@ -220,7 +221,7 @@ class EngineHost:
             if hangs and not late:
                 await asyncio.sleep(10_000)
             if fails and not late:
-                return Reply(500, f"{path} failed".encode())
+                return httpx.Response(500, text=f"{path} failed")
             if rng.random() < faults.crash:
                 asyncio.get_running_loop().call_later(rng.uniform(0.0, 0.4), self._crash_if, pid)
             if path == "/sleep":
@@ -241,8 +242,8 @@ class EngineHost:
             if hangs:
                 await asyncio.sleep(10_000)
             if fails:
-                return Reply(500, f"{path} failed".encode())
-            return Reply(200, b"{}")
+                return httpx.Response(500, text=f"{path} failed")
+            return httpx.Response(200, json={})
 
     def _crash_if(self, pid: int) -> None:
         if self.pid == pid:
@@ -272,14 +273,14 @@ class EngineHost:
         self.served[request] = self.served.get(request, 0) + 1
 
 
-class ControlLine:
+class ControlTransport(httpx.AsyncBaseTransport):
     """A sidecar's way to its engine; nothing more comes over it when the sidecar is dead."""
 
     def __init__(self, host: EngineHost, process: simulated.Process) -> None:
         self._host, self._process = host, process
 
-    async def ask(self, method: str, target: str, body: bytes | None) -> Reply:
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         await asyncio.sleep(self._host.machine.rng.uniform(0.0002, 0.002))
         if self._process.dead:
             await asyncio.get_running_loop().create_future()
-        return await self._host.control(target)
+        return await self._host.control(request)

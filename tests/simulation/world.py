@@ -50,7 +50,7 @@ TOTAL = 100 * GIB
 
 #: Seconds that the parts get to come to rest after the storm.
 CALM = 500.0
-#: A watch that fell silent is found out after 90 s, a request that was swallowed after 30; then one pause of up to 10 s.
+#: A silent watch is found out after 90 s, a swallowed request after 30; then comes one pause of up to 10 s.
 SILENCE, SWALLOWED = 105.0, 45.0
 
 
