@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta, tzinfo
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 from textual.actions import SkipAction
@@ -29,10 +29,8 @@ from greenthread.snapshot import ModelRow, Shown, Snapshot
 from tui import commands
 from tui.actions import ACTION_KEYS, Action, action, why_not
 from tui.data import ClusterData, Link
-from tui.dialogs import Confirm, Help
 from tui.history import History
 from tui.known import Known
-from tui.measures import Chart
 from tui.page import Page
 from tui.pages import FIRST, PAGES
 from tui.speaker import Speaker
@@ -41,6 +39,9 @@ from tui.then import Moment
 from tui.travel import Travel
 from tui.view import View, holders
 from tui.wakes import Key
+
+if TYPE_CHECKING:
+    from tui.measures import Chart
 
 Measured = Callable[[float, float, float], "list[Chart]"]
 """Charts from a time to a time (seconds since 1970), with the bytes of all GPUs."""
@@ -322,6 +323,8 @@ class Dashboard(App[None]):
 
     def action_help(self) -> None:
         if self.page is not None:
+            from tui.dialogs import Help
+
             self.push_screen(Help(self.page))
 
     def action_filter(self) -> None:
@@ -478,6 +481,8 @@ class Dashboard(App[None]):
             if yes:
                 # the time of a wish is that of the answer
                 self.run_worker(self._carry_out(action(verb, _newest(self, row), self.view(), self._flags)))
+
+        from tui.dialogs import Confirm
 
         self.push_screen(Confirm(wanted, view), answered)
 
