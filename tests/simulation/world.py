@@ -380,7 +380,7 @@ class World:
 
     async def _clear_sky(self) -> None:
         """Nothing goes wrong any more; nobody is pinned any more, so that everybody can be served."""
-        silent, lost = self.weather.silent, self.weather.lost_before or self.weather.lost_after
+        silent = self.weather.silent
         for name, value in vars(Weather()).items():
             setattr(self.weather, name, value)
         self.weather.lag = 0.0
@@ -391,7 +391,7 @@ class World:
                 network.fuse = None
         for number in range(self.models):
             await self.client.patch(MODELS, f"m{number}", {"spec": {"fairness": {"popular": False}}}, NAMESPACE)
-        await asyncio.sleep(SILENCE if silent else SWALLOWED if lost else 0.0)
+        await asyncio.sleep(SILENCE if silent else SWALLOWED)
 
     async def _come_to_rest(self) -> None:
         end = self.loop.time() + CALM
