@@ -100,7 +100,7 @@ class Line:
 def _plain(char: str, glyphs: Mapping[int, str]) -> str:
     if char.isascii():
         return char or " "  # the second cell of a wide character
-    return glyphs.get(ord(char), "?")
+    return glyphs.get(ord(char), "." if "\u2800" < char <= "\u28ff" else "?")  # the dots of a curve
 
 
 def cut(text: str, width: int) -> str:

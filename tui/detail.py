@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.widget import Widget
 
@@ -20,6 +20,11 @@ from tui.view import NONE, View, put_state
 from tui.wakes import Key
 from tui.widgets import Lines
 
+if TYPE_CHECKING:
+    from tui.model_charts import ModelCharts
+
+CHART_ROWS = 7
+"""Blank while the charts cannot be drawn yet."""
 WINDOW = timedelta(minutes=15)
 ALWAYS = (Shown.SERVING, Shown.WAKING, Shown.PENDING, Shown.SLEEPING)
 LANES = (Shown.SERVING, Shown.DEACTIVATING, Shown.WAKING, Shown.CONVERTING, Shown.PENDING, Shown.CANNOT_FIT,
@@ -37,6 +42,18 @@ class Detail(Page):
         self.identity = ("model", key)
         self._key = key
         self._body = Lines("all")
+        self._charts: ModelCharts | None = None
+
+    def on_mount(self) -> None:
+        super().on_mount()
+        self.run_worker(self._prepare, thread=True)
+
+    def _prepare(self) -> None:
+        """In a thread: what draws curves takes its time to be imported."""
+        from tui import plot  # noqa: F401
+        from tui.model_charts import ModelCharts
+
+        self._charts = ModelCharts()
 
     def body(self) -> Iterable[Widget]:
         self._body.add_class("body")
@@ -48,7 +65,8 @@ class Detail(Page):
 
     def draw(self, view: View, height: int) -> None:
         row = view.snapshot.model(*self._key)
-        lines = lines_of(row, view, self._body.room) if row is not None else _gone(self._key, view, self._body.room)
+        room = self._body.room
+        lines = lines_of(row, view, room, self._charts) if row is not None else _gone(self._key, view, room)
         self._body.show(len(lines), lines.__getitem__)
 
     def hints(self, view: View, row: ModelRow | None) -> list[KeyHint]:
@@ -65,8 +83,8 @@ def _gone(key: Key, view: View, width: int) -> list[Line]:
     return lines
 
 
-def lines_of(row: ModelRow, view: View, width: int) -> list[Line]:
-    """The whole page."""
+def lines_of(row: ModelRow, view: View, width: int, charts: ModelCharts | None) -> list[Line]:
+    """The whole page; `charts`: None while they cannot be drawn yet."""
     lines = [Line(width), facts.summary(row, view, width), _now(row, view, width), Line(width)]
     lines += facts.reasons(width, 3 if width >= 100 else 4, row, view)
     lines += _lanes(row, view, width)
@@ -74,6 +92,7 @@ def lines_of(row: ModelRow, view: View, width: int) -> list[Line]:
     if len(row.replicas) > 1:
         lines += _replicas(row, view, width)
     lines += _conditions_and_spec(row, view, width)
+    lines += charts.lines(row, view, width) if charts is not None else [Line(width) for _ in range(CHART_ROWS)]
     told = [event for event in view.data.events if event.key == (row.namespace, row.name)]
     lines += _heading("EVENTS", view, width)
     lines += facts.events(width, min(len(told), EVENTS), view, row, title=False)

@@ -144,11 +144,14 @@ def _notes(row: ModelRow, view: View) -> tuple[str, ...]:
     if row.state is Shown.PENDING:
         waited = (view.now - row.since).total_seconds() if row.since is not None else 0.0
         barrier = row.model.spec.fairness.max_wait_time
-        if isinstance(decision, Wait) and decision.coming:
+        older = [model for o in getattr(decision, "obstacles", ()) for model in o.older_models]
+        if isinstance(decision, Wait) and decision.coming and not older:
             return (f"after {decision.coming[0]}", "room comes")
         if waited < barrier:
             times = f"{short_duration(waited).removesuffix('s')}/{short_duration(barrier)}"
             return (f"wait {times}", times)
+        if older:
+            return (f"behind {older[0]}", "behind others")
         holders = [obstacle.lock_holder for obstacle in getattr(decision, "obstacles", ()) if obstacle.lock_holder]
         return (f"after {holders[0]}", "wakes next") if holders else ("waits for room", "no room")
     if row.state is Shown.CANNOT_FIT and isinstance(decision, CannotFit) and decision.obstacles:

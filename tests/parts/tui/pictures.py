@@ -14,9 +14,10 @@ from pathlib import Path
 from textual.strip import Strip
 
 from tests.parts.tui.looks import strips
-from tests.parts.tui.test_looks import settle, shown
+from tests.parts.tui.test_looks import charts_are_there, settle, shown
 from tests.parts.tui.world import World, ago, report
 from tui.app import Dashboard
+from tui.detail import Detail
 
 WIDTH, HEIGHT, SIZE = 8.4, 18.0, 14
 """Of a cell, and of its text, in pixels."""
@@ -166,6 +167,8 @@ async def main(folder: Path) -> None:
                 else:
                     await pilot.press(key)
                 await pilot.pause()
+            if isinstance(app.page, Detail):
+                await charts_are_there(app, pilot)
             await settle(app, pilot)
             (folder / f"{name}.svg").write_text(of(app))
 

@@ -19,6 +19,7 @@ from tests.parts.tui.test_overview import until
 from tests.parts.tui.world import World
 from tui.app import Dashboard
 from tui.data import ClusterData
+from tui.detail import Detail
 from tui.view import View
 from tui.wakes import Key
 
@@ -117,7 +118,16 @@ async def test_every_page_looks_as_it_should_at_three_sizes(page: str) -> None:
         if page in ("yaml", "logs"):
             await until(pilot, lambda: bool(app.page and app.page.copied()))
             await pilot.pause(0.15)  # a log is painted at most ten times a second
+        if page == "model":
+            await charts_are_there(app, pilot)
         await compare_all(app, pilot, page)
+
+
+async def charts_are_there(app: Dashboard, pilot: Pilot[None]) -> None:
+    """What draws curves is imported meanwhile."""
+    page = app.page
+    assert isinstance(page, Detail)
+    await until(pilot, lambda: page._charts is not None)
 
 
 async def test_a_chat_looks_as_it_should() -> None:
@@ -141,6 +151,8 @@ async def test_ascii_looks_as_it_should_and_is_ascii() -> None:
         for page in ("overview", "waits", "gpus", "model llama-3-1-8b"):
             app.run_command(page)
             await pilot.pause()
+            if isinstance(app.page, Detail):
+                await charts_are_there(app, pilot)
             await compare_all(app, pilot, f"ascii-{page.split()[0]}", [(80, 24)])
             assert all(strip.text.isascii() for strip in app.screen._compositor.render_strips())
 
