@@ -125,6 +125,10 @@ def _named(kind: str, before: Sequence[str]) -> Iterable[str]:
         from greenthread.kube.config import names_in_kubeconfig
 
         return names_in_kubeconfig(kind, given.get("kubeconfig"))
+    if kind == "recipes":
+        from kubectl_greenthread.recipes import names
+
+        return names()
     if kind == "shells":
         return ("bash", "zsh", "fish")
     if kind in ("models", "gpus", "namespaces"):

@@ -152,6 +152,17 @@ VERBS = {
             YES,
         ),
     ),
+    "recipes": Verb(
+        "kubectl_greenthread.recipes:recipes", "Models that are ready to apply.",
+        Argument("name", "NAME", 0, 1, complete="recipes"),
+        (Option("--apply", help="Create it, or make an existing Model like it."), DRY_RUN, READ_OUTPUT, NO_HEADERS,
+         *GLOBAL),
+        """
+        recipes -o wide
+        recipes qwen-3-8b > my-model.yaml
+        recipes qwen-3-8b --apply
+        """,
+    ),
     "doctor": Verb(
         "kubectl_greenthread.doctor:doctor", "Check everything GreenThread needs, and say what to do.", None,
         (URL, PROMETHEUS, output_option("json", "yaml", "jsonpath"), *GLOBAL),

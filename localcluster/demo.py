@@ -28,6 +28,9 @@ from localcluster.story import STEP, Demonstration
 from localcluster.supervisor.process import die_with_parent
 
 GPUS, MEMORY = 2, "96Gi"
+#: Recipes that are played.
+MODELS = ("gpt-oss-20b", "kimi-vl-s3b-thinking-2506", "llama-3-1-70b", "llama-3-1-8b", "qwen-3-4b-thinking-2507",
+          "qwen-3-5-35b-a3b")  # fmt: skip
 #: A simulated boot would else spend two seconds a model on nothing.
 ENGINES = {"GREENTHREAD_SIM_BOOT_SECONDS": "0.5"}
 #: Seconds for the cluster to come up, and to go.
@@ -97,7 +100,7 @@ async def _play(folder: Folder, url: str, began: float) -> list[str]:
 
 async def _steps(stage: Stage, demonstration: Demonstration) -> None:
     await stage.until(
-        lambda: len(stage.models()) == 6 and len(stage.gpus()) == GPUS, STEP, "that models and GPUs exist"
+        lambda: len(stage.models()) == len(MODELS) and len(stage.gpus()) == GPUS, STEP, "that models and GPUs exist"
     )
     await demonstration.run()
 
@@ -105,7 +108,8 @@ async def _steps(stage: Stage, demonstration: Demonstration) -> None:
 @contextmanager
 def _cluster(folder: Folder) -> Iterator[Remembered]:
     """`greenthread up` as a child, the way a person would start it. It ends with us, however we end."""
-    options = ["--state-dir", str(folder.path), "-f", str(manifests.packaged("recipes"))]
+    recipes = manifests.packaged("recipes")
+    options = ["--state-dir", str(folder.path), *(f"-f{recipes / name}.yaml" for name in MODELS)]
     options += ["--simulate-gpus", str(GPUS), "--gpu-memory", MEMORY]
     child = subprocess.Popen(
         [sys.executable, "-P", "-m", "localcluster.up", *options],
