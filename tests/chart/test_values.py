@@ -77,6 +77,7 @@ def test_every_value_is_documented_and_in_the_schema() -> None:
         ("apiserver.service.type=Loadbalancer", "/apiserver/service/type"),
         ("modelNamespaces={Team A}", "/modelNamespaces/0"),
         ("controller.image.digest=abc", "/controller/image/digest"),
+        ("sidecar.heartbeat=10", "/sidecar/heartbeat"),
         ("gateway.enabled=true", "needs the Gateway API"),
     ],
 )
@@ -129,6 +130,15 @@ def test_a_digest_wins_over_the_tag() -> None:
     images = {name: container["image"] for name, _, container in containers(found)}
     assert images["greenthread-controller"] == f"registry.example/gt/controller@{digest}"
     assert images["greenthread-agent"] == "registry.example/gt/agent:v9"
+
+
+def test_one_heartbeat_for_sidecars_and_gateway() -> None:
+    env = {
+        name: {e["name"]: e.get("value") for e in c["env"]}
+        for name, _, c in containers(objects("sidecar.heartbeat=3s"))
+    }
+    assert env["greenthread-controller"]["GREENTHREAD_HEARTBEAT"] == "3s"
+    assert env["greenthread-apiserver"]["HEARTBEAT"] == "3s"
 
 
 def test_parts_that_are_switched_off_are_not_there() -> None:
