@@ -77,7 +77,7 @@ def _watch(session: Session, selector: str, is_wanted: object) -> None:
         found = in_order(event for event in feed.objects[scope].values() if is_wanted(event))
         return [(event["metadata"]["name"], _cells(session, told(event))) for event in found]
 
-    watch_rows(session, [scope], _columns(session), rows, quiet="AGO")
+    watch_rows(session, [scope], _columns(session), rows)
 
 
 def _columns(session: Session) -> list[Column]:

@@ -76,7 +76,7 @@ def _watch(session: Session, wanted: set[str]) -> None:
         snapshot = builder.build((), found, (), SystemClock().now())
         return [(row.gpu.name, _cells(session, row, snapshot)) for row in snapshot.gpus]
 
-    watch_rows(session, [scope], _columns(session), rows, quiet="WAITING")
+    watch_rows(session, [scope], _columns(session), rows)
 
 
 def _columns(session: Session) -> list[Column]:

@@ -56,7 +56,7 @@ def _watch(session: Session, names: Sequence[str]) -> None:
         snapshot = builder.build(found, feed.objects[gpus].values(), feed.objects[pods].values(), now)
         return [((row.namespace, row.name), _cells(session, row, snapshot)) for row in snapshot.models]
 
-    watch_rows(session, [scope, gpus, pods], _columns(session), rows, quiet="AGE")
+    watch_rows(session, [scope, gpus, pods], _columns(session), rows)
 
 
 def _columns(session: Session) -> list[Column]:

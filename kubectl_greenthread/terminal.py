@@ -173,7 +173,7 @@ class Terminal:
         parts = []
         for at, width in zip(shown, widths, strict=True):
             text = self.clean(row[at].text)
-            if self.width is not None:
+            if self.width is not None and columns[at].flexible:
                 text = self.cut(text, width)
             room = " " * (width - len(text))
             painted = self.paint(text, row[at].style)

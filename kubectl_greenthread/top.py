@@ -133,7 +133,7 @@ def _watch(session: Session, names: tuple[str, ...], prometheus: str) -> None:
         now = snapshot(feed)
         return [((row.namespace, row.name), _model_cells(session, row, now)) for row in now.models]
 
-    watch_rows(session, [models, gpus, pods], _model_columns(session), rows, quiet="FOR")
+    watch_rows(session, [models, gpus, pods], _model_columns(session), rows)
 
 
 def _say_what_is_empty(session: Session, snapshot: Snapshot) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,9 @@ FRAME = 0.2
 """Seconds between two looks, at least."""
 TICK = 1.0
 """Seconds after which a screen is painted anew although nothing changed: durations grow."""
+
+_DURATION = re.compile(r"\b\d+(\.\d+)?(ms|s|m|h|d)\w*")
+"""Durations as we write them: they change all the time."""
 
 Rows = Sequence[tuple[object, Sequence[Cell]]]
 """Rows by a key that tells which they are."""
@@ -41,10 +45,9 @@ def watch_objects(session: Session, scope: Scope, wanted: Callable[[Object], boo
 
 
 def watch_rows(
-    session: Session, scopes: Sequence[Scope], columns: Sequence[Column], rows: Callable[[Feed], Rows], quiet: str = ""
+    session: Session, scopes: Sequence[Scope], columns: Sequence[Column], rows: Callable[[Feed], Rows]
 ) -> None:
-    """A table, and then every row that has changed; cells whose column's title is `quiet` change by themselves."""
-    silent = {at for at, column in enumerate(columns) if quiet and column.title == quiet}
+    """A table, and then every row that has changed in more than the passing of time."""
     with Feed(session, scopes) as feed:
         shown: dict[object, list[str]] = {}
         layout = None
@@ -53,7 +56,7 @@ def watch_rows(
             found = rows(feed)
             changed = []
             for key, cells in found:
-                text = [cell.text for at, cell in enumerate(cells) if at not in silent]
+                text = [_DURATION.sub("", cell.text) for cell in cells]
                 if shown.get(key) != text:
                     shown[key] = text
                     changed.append(cells)
