@@ -24,12 +24,12 @@ WIDTH, HEIGHT, SIZE = 8.4, 18.0, 14
 PAD = 12.0
 FONT = "'JetBrains Mono','Cascadia Mono','DejaVu Sans Mono',Menlo,Consolas,monospace"
 PICTURES = {
-    "overview": ("story", "dark", ["j", "j", "j"]),
-    "waits": ("waits", "dark", [":waits", "j"]),
-    "model": ("past", "dark", [":model llama-3-1-8b"]),
-    "light": ("story", "light", ["j", "j", "j"]),
+    "overview": ("story", "dark", 34, ["j", "j", "j"]),
+    "waits": ("waits", "dark", 34, [":waits", "j"]),
+    "model": ("past", "dark", 41, [":model llama-3-1-8b"]),
+    "light": ("story", "light", 34, ["j", "j", "j"]),
 }
-"""File → story, theme, keys."""
+"""File → story, theme, rows, keys."""
 
 _LOWER = {char: number / 8 for number, char in enumerate("▁▂▃▄▅▆▇█", 1)}
 _LEFT = {"▎": 0.25, "▍": 0.375}
@@ -76,7 +76,12 @@ def _cells(text: str, x: int, y: int, colour: str, bold: bool) -> list[str]:
     out: list[str] = []
     word, start = "", 0
     for at, char in enumerate([*text, ""]):
-        shape = _shape(char, x + at, y, colour) if char else ""
+        if char in _LOWER:  # in one piece as far as it goes: no seams
+            run = len(text[at:]) - len(text[at:].lstrip(char))
+            again = at > 0 and text[at - 1] == char
+            shape = "" if again else _rect(x + at, y, run, _LOWER[char], colour)
+        else:
+            shape = _shape(char, x + at, y, colour) if char else ""
         if shape is None and char:
             start = at if not word else start
             word += char
@@ -98,8 +103,6 @@ def _cells(text: str, x: int, y: int, colour: str, bold: bool) -> list[str]:
 
 def _shape(char: str, x: int, y: int, colour: str) -> str | None:
     """A block or line as SVG; None for what is text."""
-    if char in _LOWER:
-        return _rect(x, y, 1, _LOWER[char], colour, 0.3)
     if char in _LEFT:
         return _rect(x, y, _LEFT[char], 1.0, colour)
     if char == "■":
@@ -110,6 +113,15 @@ def _shape(char: str, x: int, y: int, colour: str) -> str | None:
             f'<rect x="{PAD + (x + dx) * WIDTH:.2f}" y="{PAD + (y + dy) * HEIGHT:.2f}" width="1.3" height="1.3"/>'
             for dy in (0.02, 0.18, 0.35, 0.52, 0.68, 0.85)
             for dx in (0.08, 0.4, 0.72)
+        ]
+        return f'<g fill="{colour}">{"".join(dots)}</g>'
+    if "\u2800" <= char <= "\u28ff":
+        dots = [
+            f'<circle cx="{PAD + (x + 0.27 + 0.46 * column) * WIDTH:.2f}" '
+            f'cy="{PAD + (y + 0.14 + 0.24 * row) * HEIGHT:.2f}" r="1"/>'
+            for column, bits in enumerate(((0, 1, 2, 6), (3, 4, 5, 7)))
+            for row, bit in enumerate(bits)
+            if ord(char) >> bit & 1
         ]
         return f'<g fill="{colour}">{"".join(dots)}</g>'
     if char in _LINES:
@@ -156,11 +168,11 @@ async def traffic(world: World, app: Dashboard) -> None:
 
 
 async def main(folder: Path) -> None:
-    for name, (story, theme, keys) in PICTURES.items():
+    for name, (story, theme, rows, keys) in PICTURES.items():
         async with shown(story, theme=theme) as (world, app, pilot):
-            if story == "story":
+            if story != "waits":
                 await traffic(world, app)
-            await pilot.resize_terminal(120, 34)
+            await pilot.resize_terminal(120, rows)
             for key in keys:
                 if key.startswith(":"):
                     app.run_command(key[1:])
