@@ -43,8 +43,6 @@ async def serve(settings: Settings) -> None:
 
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # it would write a line for every call of the engine
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         uvloop.run(serve(Settings.from_env()))
     except (SettingsError, ConfigError, OSError) as error:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import httpx
-
+from greenthread.http_async import Reply, ask_once
 from greenthread.model import ModelSpec
 from sidecar.engine import EngineError
 from sidecar.engine.memory import DeviceMemory
@@ -20,6 +19,11 @@ from sidecar.settings import Settings
 _HEALTH_EVERY = 0.1
 #: Seconds between two looks at the processes that a dead pod left behind.
 _LEFTOVERS_EVERY = 0.5
+#: Most bytes of an answer to a control call: these are states and error messages.
+_MOST_ANSWER = 1024 * 1024
+
+#: One request to the engine: method, path with its query, JSON body. OSError when there is no whole answer.
+Ask = Callable[[str, str, bytes | None], Awaitable[Reply]]
 
 
 class ProcessEngine:
@@ -37,7 +41,7 @@ class ProcessEngine:
         on_exit: Callable[[str], None],
         process: EngineProcess | None = None,
         memory: DeviceMemory | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
+        ask: Ask | None = None,
     ) -> None:
         """The last three are what a simulator puts in the place of real processes, devices and sockets."""
         self._settings = settings
@@ -45,14 +49,7 @@ class ProcessEngine:
         self._process = process or EngineProcess(settings.run_dir, on_exit)
         self._memory = memory or DeviceMemory(settings.gpu_indices)
         self._before: list[int] | None = None
-        self._http = httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{settings.engine_port}",
-            timeout=None,  # noqa: S113 - each operation has its own
-            # vLLM closes idle connections, and a reused one may break under the call: not worth an engine's life.
-            limits=httpx.Limits(max_keepalive_connections=0),
-            transport=transport,
-            trust_env=False,
-        )
+        self._ask = ask or self._ask_engine
 
     def open(self) -> None:
         """Takes the gate over."""
@@ -61,7 +58,10 @@ class ProcessEngine:
     async def close(self) -> None:
         """Lets go of the gate; the engine lives on."""
         self._process.close()
-        await self._http.aclose()
+
+    async def _ask_engine(self, method: str, target: str, body: bytes | None) -> Reply:
+        # vLLM closes idle connections, and a call on a kept one may break: was it run? So each has its own.
+        return await ask_once("127.0.0.1", self._settings.engine_port, method, target, body, _MOST_ANSWER)
 
     def configure(self, spec: ModelSpec) -> None:
         """Nothing of the spec is live for a plain process."""
@@ -102,9 +102,9 @@ class ProcessEngine:
             while not gone.done():
                 for path in self.health_paths:
                     try:
-                        if (await self._http.get(path)).status_code == 200:
+                        if (await self._ask("GET", path, None)).status == 200:
                             return
-                    except httpx.TransportError:
+                    except OSError:
                         break  # not listening yet
                 await asyncio.wait({gone}, timeout=_HEALTH_EVERY)
         finally:

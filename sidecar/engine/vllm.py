@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import httpx
 
 from greenthread.model import ModelSpec
 from sidecar.engine import EngineError, Rest
@@ -52,26 +51,28 @@ class VllmEngine(ProcessEngine):
         level = self._level_file.read_text().strip() if self._level_file.exists() else "1"
         async with self._operation("wake", self._settings.wake_timeout):
             if level == "2":
-                await self._call("POST", "/wake_up", params={"tags": "weights"})
-                await self._call("POST", "/collective_rpc", json={"method": "reload_weights"})
-                await self._call("POST", "/wake_up", params={"tags": "kv_cache"})
+                await self._call("POST", "/wake_up?tags=weights")
+                await self._call("POST", "/collective_rpc", {"method": "reload_weights"})
+                await self._call("POST", "/wake_up?tags=kv_cache")
             else:
                 await self._call("POST", "/wake_up")
 
     async def sleep(self) -> None:
         async with self._operation("sleep", self._settings.sleep_timeout):
             self._level_file.write_text(str(self._level))
-            await self._call("POST", "/sleep", params={"level": self._level, "mode": "abort"})
+            await self._call("POST", f"/sleep?level={self._level}&mode=abort")
 
-    async def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+    async def _call(self, method: str, target: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        path = target.partition("?")[0]
         try:
-            response = await self._http.request(method, path, **options)
-        except httpx.TransportError as error:
-            raise EngineError(f"the engine does not answer {path}: {error or type(error).__name__}") from error
-        if response.status_code != 200:
-            raise EngineError(f"the engine answered {path} with {response.status_code}: {response.text[:500]}")
+            reply = await self._ask(method, target, None if body is None else json.dumps(body).encode())
+        except OSError as error:
+            raise EngineError(f"the engine does not answer {path}: {str(error) or type(error).__name__}") from error
+        if reply.status != 200:
+            text = reply.body[:500].decode("utf-8", "replace")
+            raise EngineError(f"the engine answered {path} with {reply.status}: {text}")
         try:
-            answer = response.json() if response.content else {}
+            answer = json.loads(reply.body) if reply.body else {}
         except ValueError:
             raise EngineError(f"the engine answered {path} with something that is not JSON") from None
         return answer if isinstance(answer, dict) else {}

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
-
-import httpx
+from urllib.parse import parse_qsl, urlsplit
 
 from controller.agent.nvml import Fault, Process, Reading
 from greenthread.gpu import PodRef
+from greenthread.http_async import Reply
 from sidecar.engine import EngineError
 from tests.simulation import loop as simulated
 
@@ -191,29 +192,27 @@ class EngineHost:
 
     # vLLM's control API, worked off in order whoever asked and whether or not he still listens
 
-    async def control(self, request: httpx.Request) -> httpx.Response:
-        path = request.url.path
+    async def control(self, target: str) -> Reply:
+        path, params = urlsplit(target).path, dict(parse_qsl(urlsplit(target).query))
         pid = self.pid
         if pid is None or not self.booted:
-            raise httpx.ConnectError("connection refused")
+            raise ConnectionRefusedError("connection refused")
         if path == "/health":
-            return httpx.Response(200)
+            return Reply(200, b"")
         if path == "/is_sleeping":
-            return httpx.Response(200, json={"is_sleeping": self.asleep})
+            return Reply(200, json.dumps({"is_sleeping": self.asleep}).encode())
         context = simulated.context_of(simulated.Process(f"engine {pid}"))
-        task = asyncio.get_running_loop().create_task(
-            self._operate(path, dict(request.url.params), pid), context=context
-        )
+        task = asyncio.get_running_loop().create_task(self._operate(path, params, pid), context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             if self.pid != pid and not asyncio.current_task().cancelling():  # type: ignore[union-attr]
-                raise httpx.RemoteProtocolError("server disconnected") from None
+                raise ConnectionResetError("server disconnected") from None
             raise
 
-    async def _operate(self, path: str, params: dict[str, str], pid: int) -> httpx.Response:
+    async def _operate(self, path: str, params: dict[str, str], pid: int) -> Reply:
         rng, faults = self.machine.rng, self.machine.faults
         async with self._lock:
             dice, late = rng.random(), rng.random() < 0.5
@@ -221,7 +220,7 @@ class EngineHost:
             if hangs and not late:
                 await asyncio.sleep(10_000)
             if fails and not late:
-                return httpx.Response(500, text=f"{path} failed")
+                return Reply(500, f"{path} failed".encode())
             if rng.random() < faults.crash:
                 asyncio.get_running_loop().call_later(rng.uniform(0.0, 0.4), self._crash_if, pid)
             if path == "/sleep":
@@ -242,8 +241,8 @@ class EngineHost:
             if hangs:
                 await asyncio.sleep(10_000)
             if fails:
-                return httpx.Response(500, text=f"{path} failed")
-            return httpx.Response(200, json={})
+                return Reply(500, f"{path} failed".encode())
+            return Reply(200, b"{}")
 
     def _crash_if(self, pid: int) -> None:
         if self.pid == pid:
@@ -273,14 +272,14 @@ class EngineHost:
         self.served[request] = self.served.get(request, 0) + 1
 
 
-class ControlTransport(httpx.AsyncBaseTransport):
+class ControlLine:
     """A sidecar's way to its engine; nothing more comes over it when the sidecar is dead."""
 
     def __init__(self, host: EngineHost, process: simulated.Process) -> None:
         self._host, self._process = host, process
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def ask(self, method: str, target: str, body: bytes | None) -> Reply:
         await asyncio.sleep(self._host.machine.rng.uniform(0.0002, 0.002))
         if self._process.dead:
             await asyncio.get_running_loop().create_future()
-        return await self._host.control(request)
+        return await self._host.control(target)

@@ -21,7 +21,7 @@ from sidecar.engine.vllm import VllmEngine
 from sidecar.settings import Settings
 from tests.simulation.clients import EngineConnection
 from tests.simulation.loop import Listener, Process, SimLoop, context_of
-from tests.simulation.machine import ControlTransport, EngineHost, Memory
+from tests.simulation.machine import ControlLine, EngineHost, Memory
 from tests.simulation.network import Network
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class SimPod:
             self.host.on_exit,
             process=process,
             memory=memory,
-            transport=ControlTransport(self.host, self.process),
+            ask=ControlLine(self.host, self.process).ask,
         )
         sidecar.attach(engine)
         world.checks.follow(self)

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from greenthread import http1, http_async
+from greenthread.http1 import Answer, BadAnswer
 from greenthread.kube import http
 from greenthread.kube.aio import AsyncClient
 from greenthread.kube.config import ClusterConfig
 from greenthread.kube.core import Response
 from greenthread.kube.errors import Unreachable
-from greenthread.kube.http import Answer, BadAnswer, HttpTransport
+from greenthread.kube.http import HttpTransport
 from greenthread.kube.resources import MODELS
 
 
@@ -115,8 +117,8 @@ def test_an_answer_that_is_shorter_than_it_says_is_no_answer(end: int) -> None:
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1" * 9 + b"\r\n",
-        b"HTTP/1.1 200 OK\r\nA: " + b"x" * http.MAX_HEAD,
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"x" * http.MAX_HEAD + b"x",
+        b"HTTP/1.1 200 OK\r\nA: " + b"x" * http1.MAX_HEAD,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"x" * http1.MAX_HEAD + b"x",
     ],
 )
 def test_what_is_not_clearly_one_answer_is_refused(data: bytes) -> None:
@@ -298,7 +300,7 @@ async def test_something_said_unasked_ends_the_connection() -> None:
 
 
 async def test_a_slow_reader_of_a_watch_holds_the_server_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "AHEAD", 1000)
+    monkeypatch.setattr(http_async, "AHEAD", 1000)
     line = b"x" * 99 + b"\n"
     sent = 0
 
