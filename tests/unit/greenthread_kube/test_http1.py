@@ -55,7 +55,8 @@ class Raw:
                 for at in range(0, len(self._said), self._piece):
                     wire.sendall(self._said[at : at + self._piece])
                 wire.shutdown(socket.SHUT_WR)
-                wire.recv(65536)
+                while wire.recv(65536):  # to close over something unread would break the connection
+                    pass
 
     def close(self) -> None:
         self._socket.close()
