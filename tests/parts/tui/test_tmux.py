@@ -69,7 +69,7 @@ class Terminal:
 
 
 @asynccontextmanager
-async def started(folder: Path, *options: str) -> AsyncIterator[tuple[World, Terminal]]:
+async def started(folder: Path, *options: str) -> AsyncIterator[tuple[World, Terminal, Server]]:
     """The dashboard on the story, in a terminal of 120x34, from a shell that goes on after it."""
     async with World() as world:
         await world.story()
@@ -84,14 +84,14 @@ async def started(folder: Path, *options: str) -> AsyncIterator[tuple[World, Ter
             await terminal("resize-window", "-x", "120", "-y", "34")
             await terminal.type(f"PS1='$ '; {command}; echo left with $?", "Enter")
             await terminal.says("8 models")
-            yield world, terminal
+            yield world, terminal, server
         finally:
             await terminal("kill-server")
             await server.stop()
 
 
 async def test_a_day_at_the_terminal(tmp_path: Path) -> None:
-    async with started(tmp_path) as (world, terminal):
+    async with started(tmp_path) as (world, terminal, _):
         text = await terminal.says("▸ ▍ gpt-oss-20b")
         assert "◌ qwen-3-4b-thinking" in text
         assert await terminal("display-message", "-p", "#{alternate_on}") == "1"
@@ -147,7 +147,7 @@ async def test_a_day_at_the_terminal(tmp_path: Path) -> None:
 
 
 async def test_ctrl_c_leaves_too_and_readonly_never_acts(tmp_path: Path) -> None:
-    async with started(tmp_path, "--readonly", "--ascii", "--theme", "light") as (world, terminal):
+    async with started(tmp_path, "--readonly", "--ascii", "--theme", "light") as (world, terminal, _):
         text = await terminal.says("read-only")
         assert text.isascii()
         assert "sleep  " not in text.split("\n")[-1]
@@ -158,3 +158,22 @@ async def test_ctrl_c_leaves_too_and_readonly_never_acts(tmp_path: Path) -> None
         assert "annotations" not in model["metadata"]
         await terminal.type("C-c")
         await terminal.says("left with 0")
+
+
+async def test_a_lost_server_is_told_and_found_again(tmp_path: Path) -> None:
+    async with started(tmp_path) as (world, terminal, server):
+        port = server.port
+        await server.stop()
+        text = await terminal.says("connection lost")
+        assert f"no API server listens at http://127.0.0.1:{port}" in " ".join(text.split())
+        assert "gpt-oss-20b" in text
+        await terminal.type("p")  # what acts says that it could not
+        await terminal.says("was left as it is")
+        again = Server(world.api)
+        await again.start(port)
+        try:
+            await world.patch_gpu("node-a-1", stats={"utilizationPercent": 97})
+            text = await terminal.until(lambda text: "connection lost" not in text and "97%" in text)
+            assert "● live" in text
+        finally:
+            await again.stop()
