@@ -147,15 +147,20 @@ def _made_room(row: ModelRow, wake: Account, told: Sequence[Account]) -> tuple[M
     """Those that left for it meanwhile, and victims that it named and whose own account is not there."""
     slack = timedelta(seconds=_SLACK)
     rules = row.model.spec.fairness
-    found: list[MadeRoom] = []
+    left: dict[tuple[str, str], Account] = {}
     for account in told:
         if account.kind != "sleep" or account.model == row.name:
             continue
         if not wake.began - slack <= account.ended <= wake.ended + slack:
             continue
-        named = account.model in wake.victims
-        if account.for_model == row.name or named:
-            found.append(MadeRoom(account.model, _rule(account, named, rules), account))
+        ours = account.for_model == row.name
+        if not ours and account.model not in wake.victims:
+            continue
+        # one that slept twice meanwhile left for us the last time, if not for somebody else
+        key = (account.namespace, account.model)
+        if ours or key not in left or left[key].for_model != row.name:
+            left[key] = account
+    found = [MadeRoom(each.model, _rule(each, each.model in wake.victims, rules), each) for each in left.values()]
     known = {each.model for each in found}
     asked = "was asked to make room: " + _preempted(rules)
     return (*found, *(MadeRoom(name, asked) for name in dict.fromkeys(wake.victims) if name not in known))

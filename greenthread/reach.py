@@ -1,7 +1,7 @@
 """How to reach the gateway, or another HTTP service of the installation, from where a person sits.
 
-On one machine directly; on a cluster at an address that was given, at one that a Gateway or Service announces, else
-through the API server's proxy, which whoever may `get services/proxy` can use. Blocking.
+On one machine directly; on a cluster at an address that was given, at one that Models, a Gateway or a Service announce,
+else through the API server's proxy, which whoever may `get services/proxy` can use. Blocking.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def find_gateway(client: Client, url: str = "", namespace: str = "") -> Address:
         except ValueError as error:
             raise NoGateway(f"--url: {error}") from None
         return Address(url.rstrip("/").removesuffix("/v1"), "the given address")
-    here = _on_this_machine(client)
+    here = _on_this_machine(client) or _told_by_models(client)
     if here is not None:
         return here
     namespace = namespace or DEFAULT_NAMESPACE
@@ -166,28 +166,47 @@ def find_gateway(client: Client, url: str = "", namespace: str = "") -> Address:
     return _by_service(client, namespace)
 
 
+def _is_on_this_machine(client: Client) -> bool:
+    return http1.split_address(client.config.server)[1].startswith(_LOOPBACK)
+
+
 def _on_this_machine(client: Client) -> Address | None:
-    """The address that Models name, if it and the API server are on this machine."""
-    if not http1.split_address(client.config.server)[1].startswith(_LOOPBACK):
+    """The gateway's own pod, where `greenthread up` runs it."""
+    if not _is_on_this_machine(client):
         return None
     try:
         pods = client.list(PODS, DEFAULT_NAMESPACE, POD_LABEL).items
     except ApiError:
-        pods = []
+        return None
     for pod in pods:
         address = str((pod.get("status") or {}).get("podIP") or "")
         port = _env(pod, "HTTP_PORT")
         if address.startswith(_LOOPBACK) and port.isdecimal():
             return Address(f"http://{address}:{port}", "the gateway on this machine")
-    try:
-        models = client.list(MODELS).items
-    except ApiError:
-        return None
-    for model in models:
-        found = str((model.get("status") or {}).get("url") or "")
-        host = found.partition("://")[2]
-        if host.startswith(_LOOPBACK):
-            return Address(found[: found.index("/", found.index("://") + 3)], "the gateway on this machine")
+    return None
+
+
+def _told_by_models(client: Client) -> Address | None:
+    """The address in the Models' `status.url`, unless only pods of the cluster can use it."""
+    for namespace in (None, client.config.namespace):
+        try:
+            models = client.list(MODELS, namespace).items
+        except ApiError:
+            continue
+        for model in models:
+            url = str((model.get("status") or {}).get("url") or "")
+            try:
+                scheme, host, port, _ = http1.split_address(url)
+            except ValueError:
+                continue
+            inside = "." not in host and ":" not in host and host != "localhost"
+            inside = inside or host.endswith((".svc", ".cluster.local"))
+            if inside or (host.startswith(_LOOPBACK) and not _is_on_this_machine(client)):
+                return None
+            shown = f"[{host}]" if ":" in host else host
+            default = 443 if scheme == "https" else 80
+            return Address(f"{scheme}://{shown}" + (f":{port}" if port != default else ""), "the Models' own word")
+        break
     return None
 
 

@@ -126,6 +126,7 @@ def test_a_wake_is_told_with_those_that_made_room_and_their_rules() -> None:
             event("v", "Preempted", at=at(-15), total=0.2, reason="preempted for a", forModel="a", memory=30 * GIB,
                   steps={"drain": 0.1, "engine": 0.1}),
             event("y", "GaveWay", at=at(-18), total=0.1, reason="idle and gave way to a", forModel="a"),
+            event("v", "Slept", at=at(-20), total=0.1, reason="asked to"),
             event("x", "Slept", at=at(-17), total=0.1, reason="idle"),
             event("z", "Preempted", at=at(-900), total=0.1, reason="preempted for a", forModel="a"),
             {"metadata": {}, "reason": "Waiting"},
