@@ -1,8 +1,8 @@
 """`recipes`: Models that are ready to apply; they come with the program.
 
-A recipe is a manifest of one Model with a comment before it: what it is in words, then lines `task:`, `weights:` (GiB, of
-the whole model), `least:` (GiB that each GPU needs besides: cache for one request of the longest context, and workspace)
-and, for some, `gated:` (what to do on Hugging Face first). The page of recipes is made from the same.
+A recipe is a manifest of one Model with a comment before it: what it is in words, then lines `task:`, `weights:` (GiB,
+of the whole model), `least:` (GiB that each GPU needs besides: cache for one request of the longest context, and
+workspace) and, for some, `gated:` (what to do on Hugging Face first). The page of recipes is made from the same.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def read(name: str) -> Recipe:
     with open(os.path.join(folder(), f"{name}.yaml"), encoding="utf-8") as file:
         text = file.read()
     comment = [line[2:].rstrip("\n") for line in text.splitlines() if line.startswith("# ")]
-    facts = dict(found.groups() for line in comment if (found := _FACT.fullmatch(line)))
+    facts = {found[1]: found[2] for line in comment if (found := _FACT.fullmatch(line))}
     about = " ".join(line for line in comment if not _FACT.fullmatch(line))
     return Recipe(
         name,

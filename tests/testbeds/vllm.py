@@ -8,6 +8,7 @@ python -m tests.testbeds.vllm flags            prints vLLM's options, for localc
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -42,10 +43,16 @@ def flags() -> str:
     return _in_vllm(str(BIN / "flags.py"))
 
 
-def _in_vllm(*arguments: str) -> str:
+def wrong_arguments(commands: list[list[str]]) -> list[str]:
+    """What vLLM has against each of these command lines (the words after `vllm serve`), "" for nothing."""
+    said = _in_vllm(str(BIN / "parse.py"), stdin=json.dumps(commands))
+    return list(json.loads(said.splitlines()[-1]))
+
+
+def _in_vllm(*arguments: str, stdin: str = "") -> str:
     """Run a script with the Python of vLLM's environment; its output."""
     python = need_vllm().with_name("python")
-    done = subprocess.run([str(python), *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run([str(python), *arguments], input=stdin, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Missing(f"{Path(arguments[0]).name} failed in vLLM's environment:\n{done.stderr[-2000:]}")
     return done.stdout
