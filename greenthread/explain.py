@@ -160,7 +160,8 @@ def _made_room(row: ModelRow, wake: Account, told: Sequence[Account]) -> tuple[M
         key = (account.namespace, account.model)
         if ours or key not in left or left[key].for_model != row.name:
             left[key] = account
-    found = [MadeRoom(each.model, _rule(each, each.model in wake.victims, rules), each) for each in left.values()]
+    gone = sorted(left.values(), key=lambda account: account.ended)
+    found = [MadeRoom(each.model, _rule(each, each.model in wake.victims, rules), each) for each in gone]
     known = {each.model for each in found}
     asked = "was asked to make room: " + _preempted(rules)
     return (*found, *(MadeRoom(name, asked) for name in dict.fromkeys(wake.victims) if name not in known))
