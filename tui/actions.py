@@ -51,6 +51,9 @@ def why_not(verb: str, row: ModelRow) -> str:
             return f"{row.name} waits for memory already"
         case "sleep" | "preempt" if asleep:
             return f"{row.name} sleeps already: it holds no GPU memory"
+        case "sleep" if row.vram == 0 and row.state in (Shown.PENDING, Shown.CANNOT_FIT) and row.queued:
+            several = "requests wait" if row.queued > 1 else "request waits"
+            return f"{row.name} holds no GPU memory: {row.queued} {several} for it, and only their clients can end that"
         case "preempt" if row.pinned:
             return f"{row.name} is pinned and never preempted: unpin it first (p)"
         case "preempt" if row.state is not Shown.SERVING:

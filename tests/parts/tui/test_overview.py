@@ -161,6 +161,15 @@ async def test_an_action_that_does_not_apply_says_why() -> None:
         ]
 
 
+async def test_a_model_whose_requests_wait_cannot_be_put_to_sleep() -> None:
+    async with opened() as (_, app, pilot):
+        await pilot.press("j", "j", "j", "s")  # qwen-3-4b-thinking waits
+        await pilot.pause()
+        assert [n.message for n in app._notifications] == [
+            "qwen-3-4b-thinking holds no GPU memory: 5 requests wait for it, and only their clients can end that"
+        ]
+
+
 async def test_a_refused_change_is_told() -> None:
     async with opened() as (world, app, pilot):
         world.network.cut()
