@@ -26,7 +26,9 @@ from tui.wakes import Key
 
 __all__ = ["ClusterData", "Link", "Told", "fill_of", "read_event"]
 
-_STUB = ("name", "namespace", "uid", "resourceVersion")
+_STUB = ("name", "namespace", "resourceVersion")
+EVENTS_KNOWN = 1000
+"""Events of which it is known that they were heard of; a new list may tell of older ones again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +150,16 @@ class ClusterData(Known):
         key = key_of(small)
         if kind != "DELETED":
             # what is not shown takes memory for nothing; of an Event the reflector needs only its version
-            meta = small["metadata"]
-            stub = {"metadata": {name: meta[name] for name in _STUB if name in meta}}
-            self._reflectors[resource.plural].objects[key] = stub if resource is EVENTS else small
+            objects = self._reflectors[resource.plural].objects
+            if resource is not EVENTS:
+                objects[key] = small
+            else:
+                meta = small["metadata"]
+                objects[key] = {"metadata": {name: meta[name] for name in _STUB if name in meta}}
+                if len(objects) > EVENTS_KNOWN:
+                    del objects[next(iter(objects))]
+                if self.is_old(small):
+                    return
         self._take(resource, kind, small)
 
     def _take(self, resource: Resource, kind: str, small: Object) -> None:

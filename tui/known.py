@@ -26,6 +26,8 @@ SAMPLES = 24
 EVENTS_KEPT = 500
 RECORDS_KEPT = 30
 """Records kept of each model."""
+ALL_RECORDS = 2000
+"""Records kept of all models; of each the newest in any case."""
 REPORTS = 5.3
 """Seconds: a sidecar whose counters move reports them at least this often."""
 KINDS = (MODELS.plural, GPUS.plural, PODS.plural, EVENTS.plural)
@@ -181,7 +183,22 @@ class Known:
         self._utilization = _append(self._utilization, use)
         self._rates = _append(self._rates, rates)
         self._records = {key: kept for key, kept in self._records.items() if key in rates}
+        self._forget()
         self.seen.add(snapshot, sum(rate for rate in rates.values() if rate is not None))
+
+    def is_old(self, obj: Object) -> bool:
+        """Whether an Event is older than all that are kept."""
+        told = read_event(obj) if len(self._events) >= EVENTS_KEPT else None
+        return told is not None and told.order < self._events[0].order
+
+    def _forget(self) -> None:
+        """The oldest records of a large cluster."""
+        if sum(map(len, self._records.values())) > ALL_RECORDS:
+            orders = sorted(told.order for kept in self._records.values() for told in kept)
+            least = orders[-ALL_RECORDS]
+            for kept in self._records.values():
+                while len(kept) > 1 and kept[0].order < least:
+                    kept.popleft()
 
     def _tell(self, obj: Object) -> None:
         told = read_event(obj)

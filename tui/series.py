@@ -17,7 +17,10 @@ Point = tuple[float, float]
 """Seconds since 1970, and a value."""
 SAMPLES_KEPT = 17_280
 """A day of one every 5 s."""
-WAKES_KEPT = 20_000
+WAKES_KEPT = 50_000
+"""Wakes, and preemptions, at most."""
+RECENT = 1000
+"""Events that are known again."""
 
 
 class Seen:
@@ -26,7 +29,9 @@ class Seen:
     def __init__(self) -> None:
         self._times = array("d")
         self._values = {measure: array("f") for measure in MEASURES}
-        self._told: dict[str, tuple[float, float | None]] = {}
+        self._wakes: tuple[array[float], array[float]] = (array("d"), array("f"))
+        self._preemptions = array("d")
+        self._recent: dict[str, None] = {}
 
     def add(self, snapshot: Snapshot, requests: float) -> None:
         """A sample; `requests`: per second, of all models."""
@@ -54,14 +59,22 @@ class Seen:
 
     def tell(self, uid: str, at: datetime, reason: str, record: Mapping[str, Any] | None) -> None:
         """An Event on a Model: what is a wake or a preemption is kept."""
+        if uid in self._recent:
+            return  # a list tells again what a watch told
+        self._recent[uid] = None
+        if len(self._recent) > RECENT:
+            del self._recent[next(iter(self._recent))]
+        total = (record or {}).get("total")
         if reason == "Preempted":
-            self._told[uid] = (at.timestamp(), None)
-        elif record is not None and record.get("kind") == "wake" and not record.get("error"):
-            total = record.get("total")
-            if isinstance(total, int | float):
-                self._told[uid] = (at.timestamp(), float(total))
-        while len(self._told) > WAKES_KEPT:
-            del self._told[next(iter(self._told))]
+            self._preemptions.append(at.timestamp())
+        elif (
+            (record or {}).get("kind") == "wake" and not (record or {}).get("error") and isinstance(total, int | float)
+        ):
+            self._wakes[0].append(at.timestamp())
+            self._wakes[1].append(float(total))
+        for kept in (*self._wakes, self._preemptions):
+            if len(kept) > WAKES_KEPT + 1000:
+                del kept[:1000]
 
     def samples(self, measure: str, since: float, until: float) -> list[Point]:
         """Of one of `MEASURES`, oldest first."""
@@ -70,18 +83,20 @@ class Seen:
 
     def wakes(self, since: float, until: float) -> list[Point]:
         """Each with the seconds that it took, oldest first."""
-        return sorted((at, took) for at, took in self._told.values() if took is not None and since <= at <= until)
+        return sorted((at, took) for at, took in zip(*self._wakes, strict=True) if since <= at <= until)
 
     def preemptions(self, since: float, until: float) -> list[float]:
         """Their times, oldest first."""
-        return sorted(at for at, took in self._told.values() if took is None and since <= at <= until)
+        return sorted(at for at in self._preemptions if since <= at <= until)
 
     def follow(self, before: Seen) -> None:
-        """Takes in what was seen before."""
+        """Takes in what was seen before; what both were told of counts once."""
         count = bisect.bisect_left(before._times, self._times[0]) if self._times else len(before._times)
         self._times = before._times[:count] + self._times
         self._values = {name: before._values[name][:count] + values for name, values in self._values.items()}
-        self._told = {**before._told, **self._told}
+        wakes = sorted({*zip(*before._wakes, strict=True), *zip(*self._wakes, strict=True)})
+        self._wakes = (array("d", (at for at, _ in wakes)), array("f", (took for _, took in wakes)))
+        self._preemptions = array("d", sorted({*before._preemptions, *self._preemptions}))
 
     @property
     def latest(self) -> float | None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from greenthread.kube.resources import key_of
 from tui import history as module
 from tui.history import History, NoRecording, nothing
-from tui.known import EVENTS_KEPT, State, put
+from tui.known import ALL_RECORDS, EVENTS_KEPT, Known, State, put
 from tui.past import Past
 from tui.patches import CannotTell, apply, difference
 from tui.recorded import kept, recorded, worth_a_stop
@@ -373,3 +373,24 @@ def test_the_past_knows_what_was_known_then() -> None:
     assert past.known.snapshot().gpus[0].gpu.stats.utilization == 20  # type: ignore[union-attr]
     past.seek(START - 100)
     assert past.moment == START
+
+
+def test_records_of_a_large_cluster_are_bounded_and_the_newest_of_each_model_is_kept() -> None:
+    class Clock:
+        def now(self) -> datetime:
+            return datetime.fromtimestamp(START, UTC)
+
+    known = Known(Clock(), lambda: START)
+    for number in range(300):
+        name = f"m{number}"
+        known.hear("models", "ADDED", model(name))
+        for turn in range(12):
+            told = event(name, turn, at=START + number + turn)
+            told["metadata"]["annotations"] = {"greenthread.ai/record": json.dumps({"kind": "wake", "turn": turn})}
+            known.hear("events", "ADDED", told)
+    known.sample()
+    kept = [known.records(("prod", f"m{number}")) for number in range(300)]
+    assert sum(map(len, kept)) <= ALL_RECORDS + 300
+    assert all(records and records[0].record == {"kind": "wake", "turn": 11} for records in kept)
+    assert known.is_old(event("m0", 99, at=START))
+    assert not known.is_old(event("m0", 99, at=START + 1000))

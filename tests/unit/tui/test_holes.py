@@ -17,6 +17,7 @@ from tui.data import Link
 from tui.history import History, nothing
 from tui.known import Known
 from tui.measures import charts
+from tui.model_charts import ModelCharts
 from tui.past import Past
 from tui.recorded import kept
 from tui.theme import DARK, Colours
@@ -43,7 +44,7 @@ def paint(known: Known, width: int) -> None:
     for row in rows:
         assert table.draw(row, width, fields, view, True, True).width == width
         facts.reasons(width, 3, row, view)
-        detail.lines_of(row, view, width)
+        detail.lines_of(row, view, width, ModelCharts())
     facts.wake_lines(width, 2, view)
     facts.events(width, 5, view)
     charts(known.seen, NOW.timestamp() - 300, NOW.timestamp())

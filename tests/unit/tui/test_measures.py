@@ -69,9 +69,10 @@ def test_nothing_seen_is_nothing_drawn() -> None:
 
 def test_what_was_seen_is_bounded() -> None:
     found = Seen()
-    for number in range(WAKES_KEPT + 10):
+    for number in range(WAKES_KEPT + 3000):
         found.tell(str(number), NOW, "Preempted", None)
-    assert len(found.preemptions(0, NOW.timestamp() + 1)) == WAKES_KEPT
+        found.tell(str(number), NOW, "Preempted", None)  # a list tells again what a watch told
+    assert WAKES_KEPT <= len(found.preemptions(0, NOW.timestamp() + 1)) <= WAKES_KEPT + 1000
     for number in range(SAMPLES_KEPT + 2000):
         found.add(build([], [], [], NOW + timedelta(seconds=5 * number)), 0.0)
     assert SAMPLES_KEPT <= len(found.samples("requests", 0, 1e12)) <= SAMPLES_KEPT + 720
@@ -83,8 +84,12 @@ def test_what_was_seen_before_comes_before() -> None:
         before.add(build([], [], [], NOW + timedelta(seconds=at)), at)
     for at in (12, 17):
         after.add(build([], [], [], NOW + timedelta(seconds=at)), at)
-    before.tell("a", NOW, "Preempted", None)
+    for each in (before, after):  # an Event that is still there is told again
+        each.tell("a", NOW, "Preempted", None)
+        each.tell("b", NOW, "Woke", {"kind": "wake", "total": 1.0})
+    before.tell("c", NOW - timedelta(seconds=9), "Woke", {"kind": "wake", "total": 2.0})
     after.follow(before)
+    assert [took for _, took in after.wakes(0, 1e12)] == [2.0, 1.0]
     assert [value for _, value in after.samples("requests", 0, 1e12)] == [0, 5, 10, 12, 17]
     assert len(after.preemptions(0, 1e12)) == 1
 
