@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import queue
-import random
 import threading
 from collections.abc import Sequence
 
@@ -90,6 +89,8 @@ class Feed:
             self.objects[scope][key_of(what)] = what
 
     def _follow(self, scope: Scope, version: str) -> None:
+        import random
+
         client = Client(self._config)
         delay = RETRY[0]
         while not self._closed.is_set():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 from greenthread.clock import SystemClock
 from greenthread.explain import accounts
@@ -24,18 +23,25 @@ RECORD_AFTER = 2.0
 AWAKE = (Shown.SERVING, Shown.WAKING, Shown.DEACTIVATING, Shown.CONVERTING)
 
 
-@dataclass
 class Goal:
-    """What is awaited of one model: `verb` for people (`wake`), `done` on its row, and the Events that tell of it."""
+    """What is awaited of one model: `verb` for people (`wake`), `done` on its row, and the Events that tell of it.
 
-    name: str
-    verb: str
-    done: Callable[[ModelRow], bool]
-    succeeded: frozenset[str] = frozenset()
-    failed: frozenset[str] = frozenset()
-    outcome: str = ""
-    """How it ended, for people, if no Event tells."""
-    said: set[str] = field(default_factory=set)
+    `outcome`: how it ended, for people, if no Event tells; `said`: what is no news.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        verb: str,
+        done: Callable[[ModelRow], bool],
+        succeeded: frozenset[str],
+        failed: frozenset[str],
+        outcome: str,
+        said: set[str] | None = None,
+    ) -> None:
+        self.name, self.verb, self.done = name, verb, done
+        self.succeeded, self.failed, self.outcome = succeeded, failed, outcome
+        self.said: set[str] = said or set()
 
 
 def woke(name: str) -> Goal:

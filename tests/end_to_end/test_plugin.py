@@ -13,8 +13,10 @@ import pytest
 
 from greenthread.gpu import State
 from greenthread.names import ANNOTATION_REPORT
+from localcluster.supervisor.ports import Ports
+from tests.chart.prometheus import Prometheus
 from tests.end_to_end.cluster import NAMESPACE, PATIENCE, Cluster
-from tests.testbeds.programs import need
+from tests.testbeds.programs import Missing, need, skip_or_fail
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 
@@ -26,7 +28,7 @@ class Plugin:
 
     def __init__(self, cluster: Cluster) -> None:
         scripts = str(Path(sys.executable).parent)
-        self._env = {
+        self.env = {
             **os.environ,
             "KUBECONFIG": str(cluster.api.kubeconfig),
             "PATH": os.pathsep.join([scripts, os.environ.get("PATH", os.defpath)]),
@@ -35,7 +37,7 @@ class Plugin:
 
     def run(self, *arguments: str, namespace: str = NAMESPACE) -> subprocess.CompletedProcess[str]:
         command = [str(need("kubectl")), "greenthread", *arguments, "-n", namespace]
-        return subprocess.run(command, env=self._env, capture_output=True, text=True, timeout=120 * PATIENCE)
+        return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=120 * PATIENCE)
 
     def __call__(self, *arguments: str) -> str:
         """Standard output of a command that succeeds."""
@@ -145,3 +147,131 @@ def test_a_model_that_is_not_there(plugin: Plugin) -> None:
     assert refused.returncode == 4
     assert "ada" in refused.stderr
     assert refused.stderr.count("\n") == 1
+
+
+def test_explain_tells_who_made_room_by_which_rule(cluster: Cluster, plugin: Plugin) -> None:
+    cluster.change("ada", fairness={"minRuntime": "0s", "yieldAfter": "0s"})
+    plugin("wake", "ada", *WAIT)
+    before = " ".join(plugin("explain", "big").split())
+    assert "a request now it would wait: it needs" in before
+    assert "ada would be asked to make room" in before
+    plugin("wake", "big", *WAIT)
+    cluster.until(lambda: "ada was preempted" in " ".join(plugin("explain", "big").split()), "the events are there")
+    told = json.loads(plugin("explain", "big", "-o", "json"))
+    wake = told["wakes"][-1]
+    assert {"queue", "claim", "engine"} <= set(wake["stepSeconds"])
+    assert [made["model"] for made in wake["madeRoom"]] == ["ada"]
+    assert told["ifAsked"]["text"].startswith("it would be answered at once")
+
+
+def test_lists_and_events(cluster: Cluster, plugin: Plugin) -> None:
+    plugin("wake", "ada", *WAIT)
+    assert re.search(r"^ada +\S+ +● serving +Ready +1/1 +one/0 ", plugin("models"), re.MULTILINE)
+    assert re.search(r"^one/0 .*● ada 45.0G", plugin("gpus"), re.MULTILINE)
+    cluster.until(lambda: "woke in" in plugin("events", "ada"), "the wake is told")
+    assert plugin("models", "-o", "name").startswith("model.greenthread.ai/ada\n")
+
+
+def test_chat_wakes_the_model_and_prints_what_it_says(cluster: Cluster, plugin: Plugin) -> None:
+    said = plugin.run("chat", "ada", "-m", "hello", "--max-tokens", "8")
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.startswith("This is ")
+    cluster.until_serving("one", {"ada"})
+    assert plugin("url", "ada") == f"{cluster.gateway}/{NAMESPACE}/ada/v1\n"
+
+
+def test_doctor_finds_all_parts(cluster: Cluster, plugin: Plugin) -> None:
+    done = plugin.run("doctor", "--prometheus", "none", "-o", "json")
+    checks = {check["check"]: check for check in json.loads(done.stdout)["checks"]}
+    bad = [check for check in checks.values() if check["ok"] is False]
+    assert not bad
+    assert done.returncode == 0
+    assert {"cluster", "kinds", "rights", "controller", "agents", "GPUs", "gateway"} <= set(checks)
+
+
+def test_logs_of_the_sidecar(cluster: Cluster, plugin: Plugin) -> None:
+    if cluster.real:
+        pytest.skip("there is no kubelet that would answer")
+    plugin("wake", "ada", *WAIT)
+    assert "serving" in plugin("logs", "ada", "-c", "sidecar")
+    assert len(plugin("logs", "ada", "--tail", "1").splitlines()) <= 1
+
+
+def test_kubectl_itself_completes(cluster: Cluster, plugin: Plugin) -> None:
+    command = [str(need("kubectl")), "__complete", "greenthread", "status", "-n", NAMESPACE, "a"]
+    done = subprocess.run(command, env=plugin.env, capture_output=True, text=True, timeout=60)
+    assert "ada\n" in done.stdout
+    assert done.stdout.endswith(":4\n")
+
+
+def test_who_may_only_look_sees_everything_and_is_told_what_is_missing(
+    cluster: Cluster, plugin: Plugin, tmp_path: Path
+) -> None:
+    if not cluster.real:
+        pytest.skip("on one machine there is one user")
+    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "looker"},
+            "rules": [{"apiGroups": ["greenthread.ai", ""], "resources": ["models", "gpus", "pods", "events"],
+                       "verbs": ["get", "list", "watch"]}]}  # fmt: skip
+    cluster.api.kubectl("apply", "-f", "-", stdin=json.dumps(role))
+    cluster.api.kubectl("create", "serviceaccount", "looker", "-n", NAMESPACE)
+    cluster.api.kubectl("create", "clusterrolebinding", "looker", "--clusterrole=looker",
+                        f"--serviceaccount={NAMESPACE}:looker")  # fmt: skip
+    token = cluster.api.kubectl("create", "token", "looker", "-n", NAMESPACE).strip()
+    config = json.loads(cluster.api.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": token}
+    file = tmp_path / "kubeconfig"
+    file.write_text(json.dumps(config))
+    cluster.until(lambda: plugin.run("top", "--kubeconfig", str(file)).returncode == 0, "the role is in force")
+    looker = ["--kubeconfig", str(file)]
+    top = plugin.run("top", *looker)
+    assert "warning" not in top.stderr
+    assert "ada" in top.stdout
+    assert plugin.run("explain", "ada", *looker).returncode == 0
+    refused = plugin.run("pin", "ada", *looker)
+    assert refused.returncode == 5
+    assert "it lacks the verb `patch` on `models.greenthread.ai`" in refused.stderr
+    examined = plugin.run("doctor", "--prometheus", "none", *looker)
+    assert "you may not wake, sleep, pin and preempt models" in examined.stdout
+    config["users"][0]["user"] = {"token": "expired"}
+    file.write_text(json.dumps(config))
+    late = plugin.run("top", *looker)
+    assert (late.returncode, late.stderr.count("\n")) == (1, 1)
+    assert "log in again, the token may have expired" in late.stderr
+
+
+@pytest.mark.real
+def test_a_real_prometheus_adds_its_columns(cluster: Cluster, plugin: Plugin, tmp_path: Path) -> None:
+    targets = [
+        {
+            "targets": [f"{cluster.address}:{cluster.port(pod, 'http')}"],
+            "labels": {"namespace": NAMESPACE, "model": name, "pod": pod["metadata"]["name"]},
+        }
+        for name in ("ada", "bob")
+        for pod in cluster.pods_of(name)
+    ]
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("groups: []\n")
+    try:
+        bed = Prometheus([{"job_name": "sidecars", "static_configs": targets}], rules, Ports().take())
+    except Missing as missing:
+        skip_or_fail(missing)
+    with bed as server:
+        known = "gthread_sidecar_wake_duration_seconds_count"
+        cluster.until(lambda: len(server.query(known)) == len(targets), "both are scraped")
+        plugin("chat", "ada", "-m", "hello", "--max-tokens", "4")
+        rate = "rate(gthread_sidecar_requests_total{model='ada'}[1m]) > 0"
+        cluster.until(lambda: bool(server.query(rate)), "the request is scraped")
+        [head] = [line for line in plugin("top", "--prometheus", server.url).splitlines() if line.startswith("MODEL")]
+        assert "REQ/S" in head
+        assert "WAKE P50/P99" in head
+        rows = {
+            row["name"]: row for row in json.loads(plugin("top", "--prometheus", server.url, "-o", "json"))["models"]
+        }
+        assert rows["ada"]["requestsPerSecond"] > 0
+        assert rows["ada"]["wakeSecondsP50"] > 0
+        assert rows["bob"]["requestsPerSecond"] == 0
+        assert rows["bob"]["wakeSecondsP50"] is None
+        checks = json.loads(plugin("doctor", "--prometheus", server.url, "-o", "json"))["checks"]
+        [told] = [check for check in checks if check["check"] == "prometheus"]
+        assert told["ok"] is True
+        assert f"knows {len(targets)} replicas" in told["text"]

@@ -19,13 +19,14 @@ from tests.unit.greenthread_kube.scripted import Answer, Asked, status
 from .cluster import Cluster, write_kubeconfig
 from .conftest import Plugin
 
-SLOW = {"kubernetes", "textual", "httpx", "plotext", "prometheus_api_client", "uvloop", "kopf", "aiohttp", "yaml",
-        "asyncio"}  # fmt: skip
+SLOW = {"kubernetes", "textual", "rich", "httpx", "plotext", "prometheus_api_client", "uvloop", "kopf", "aiohttp",
+        "yaml", "asyncio", "click", "dataclasses", "inspect", "tempfile", "shutil", "requests"}  # fmt: skip
+VERBS_RUN = (["top"], ["status", "m"], ["explain", "m"], ["models"], ["gpus"], ["events"], ["wake", "m"],
+             ["sleep", "m"], ["pin", "m"], ["preempt", "m"], ["url", "m", "--url", "http://x"], ["--help"],
+             ["__complete", "status", ""], ["completion", "bash"])  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "args", [["top"], ["status", "m"], ["wake", "m"], ["sleep", "m"], ["pin", "m"], ["preempt", "m"], ["--help"]]
-)
+@pytest.mark.parametrize("args", VERBS_RUN, ids=lambda args: args[0])
 def test_start_up_imports_nothing_slow(cluster: Cluster, args: list[str]) -> None:
     cluster.gpu(0)
     cluster.model("m")
