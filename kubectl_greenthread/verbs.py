@@ -167,8 +167,8 @@ VERBS = {
         "kubectl_greenthread.doctor:doctor", "Check everything GreenThread needs, and say what to do.", None,
         (URL, PROMETHEUS, output_option("json", "yaml", "jsonpath"), *GLOBAL),
     ),
-    "live": Verb("tui.app:live", "Watch GPUs and models in the terminal."),
-    "dashboard": Verb("tui.app:dashboard", "Open the dashboard."),
+    "live": Verb("tui.start:live", "Watch GPUs and models in the terminal."),
+    "dashboard": Verb("tui.start:dashboard", "Open the dashboard."),
     "up": Verb("localcluster.up:command", "Run GreenThread on this machine, without Kubernetes."),
     "demo": Verb("localcluster.demo:command", "Show the whole thing on simulated GPUs in two minutes."),
     "completion": Verb(

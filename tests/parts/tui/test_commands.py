@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from kubectl_greenthread.main import VERBS, run
-from tui.app import dashboard, live
+from tui.start import dashboard, live
 
 
 @pytest.mark.parametrize("command", [live, dashboard])

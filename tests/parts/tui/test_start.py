@@ -10,6 +10,6 @@ LATER = ("plotext", "tui.charts", "tui.chat", "tui.dialogs", "tui.logs", "tui.ob
 
 
 def test_what_is_not_shown_first_is_not_imported_first() -> None:
-    program = f"import sys, tui.app, tui.overview; print(*(n for n in {LATER!r} if n in sys.modules))"
+    program = f"import sys, tui.start, tui.overview; print(*(n for n in {LATER!r} if n in sys.modules))"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert found.stdout.split() == []

@@ -19,12 +19,13 @@ from greenthread.kube.errors import Gone, KubeError
 from tests.parts.tui.test_overview import line_with, text_of, until
 from tests.parts.tui.world import NOW, World, occupant
 from tui import layout, timeline
-from tui.app import Dashboard, dashboard
+from tui.app import Dashboard
 from tui.data import ClusterData
 from tui.history import History
 from tui.measures import Chart, Curve
 from tui.recording import Recorder
 from tui.replay import go_on_recording, open_recording
+from tui.start import dashboard
 
 
 def moved(world: World, seconds: float) -> None:
@@ -180,7 +181,7 @@ async def test_a_recording_is_shown_without_a_cluster(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_shown_is_said(arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tui.app._is_terminal", lambda: True)
+    monkeypatch.setattr("tui.start._is_terminal", lambda: True)
     result = CliRunner().invoke(dashboard, arguments)
     assert result.exit_code in (1, 2)
     assert said in result.output
