@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Mapping
 
@@ -12,6 +11,7 @@ from kubectl_greenthread.options import Session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import threading
     from typing import Any
 
     from greenthread.kube.blocking import Client
@@ -40,10 +40,12 @@ class Measured:
         """Why there are no numbers, if something is wrong."""
         self._session, self._given, self._every = session, given, every
         self._began = time.monotonic()
-        self._answered = threading.Event()
         self._error: ConfigError | None = None
         self._thread: threading.Thread | None = None
         if not self._known_to_have_none():
+            import threading
+
+            self._answered = threading.Event()
             session.config  # noqa: B018 read once, before there are two threads
             self._thread = threading.Thread(target=self._ask, daemon=True)
             self._thread.start()
