@@ -15,6 +15,7 @@ from textual.strip import Strip
 
 from tests.parts.tui.looks import strips
 from tests.parts.tui.test_looks import charts_are_there, settle, shown
+from tests.parts.tui.time_travel import travelled
 from tests.parts.tui.world import World, ago, report
 from tui.app import Dashboard
 from tui.detail import Detail
@@ -183,6 +184,10 @@ async def main(folder: Path) -> None:
                 await charts_are_there(app, pilot)
             await settle(app, pilot)
             (folder / f"{name}.svg").write_text(of(app))
+    async with travelled() as (app, pilot):
+        await pilot.press("j", "j", "j")
+        await settle(app, pilot)
+        (folder / "time-travel.svg").write_text(of(app))
 
 
 if __name__ == "__main__":
