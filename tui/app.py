@@ -410,6 +410,9 @@ class Dashboard(App[None]):
                     page.set_words(" ".join(given))
             case "theme":
                 self.show_theme(commands.pick("theme", given[0], names["theme"]))
+            case "ns" if self.known.namespace and given[0] != self.known.namespace:
+                only = self.known.namespace
+                raise commands.Unclear(f"only namespace {only} is watched: start with -A, or with -n {given[0]}")
             case "ns":
                 wanted = commands.pick("namespace", given[0], names["namespace"])
                 self.show_namespace(None if wanted == "all" else wanted)

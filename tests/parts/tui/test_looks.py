@@ -20,6 +20,7 @@ from tests.parts.tui.world import World
 from tui.app import Dashboard
 from tui.data import ClusterData
 from tui.detail import Detail
+from tui.speaker import Speaker
 from tui.view import View
 from tui.wakes import Key
 
@@ -53,14 +54,16 @@ class Scripted:
 
 
 @asynccontextmanager
-async def shown(story: str, **options: Any) -> AsyncIterator[tuple[World, Dashboard, Pilot[None]]]:
-    """The dashboard on one of the world's stories, at the first size."""
+async def shown(
+    story: str, model: Speaker | None = None, **options: Any
+) -> AsyncIterator[tuple[World, Dashboard, Pilot[None]]]:
+    """The dashboard on one of the world's stories, at the first size; `model` answers in chats."""
     async with World() as world:
         await getattr(world, story)()
         data = ClusterData(AsyncClient(world.network), clock=world.clock)
 
-        def speaker(_: Key) -> Scripted:
-            return Scripted()
+        def speaker(_: Key) -> Speaker:
+            return model or Scripted()
 
         app = Standing(data, "prod-eu", zone=UTC, speaker=speaker, **options)
         async with app.run_test(size=SIZES[0]) as pilot:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from textual.geometry import Offset
 
+from greenthread.chat import ChatError, Kind, Piece
 from greenthread.kube.core import Response
 from greenthread.kube.resources import MODELS, NAMESPACES
 from tests.parts.tui.looks import strips
@@ -252,6 +255,52 @@ async def test_a_chat_shows_the_answer_and_stops_at_escape() -> None:
         assert "**" not in text
         await pilot.press("escape")
         assert isinstance(app.screen, Overview)
+
+
+class Slow:
+    """Says one word, and then nothing until it is stopped; or refuses."""
+
+    def __init__(self, error: str = "") -> None:
+        self.stopped = threading.Event()
+        self._error = error
+
+    def ask(self, messages: Sequence[Mapping[str, str]], **settings: Any) -> Iterator[Piece]:
+        if self._error:
+            raise ChatError(self._error, 503)
+        yield Piece(Kind.TEXT, "Well")
+        assert self.stopped.wait(30)
+
+    def stop(self) -> None:
+        self.stopped.set()
+
+
+async def test_escape_stops_an_answer_that_goes_on_and_then_leaves() -> None:
+    model = Slow()
+    async with shown("story", model) as (_, app, pilot):
+        await pilot.press("a", *"why?", "enter")
+        await until(pilot, lambda: bool(line_with(app, "   Well")))
+        assert "esc stop" in text_of(app)[-1]
+        await pilot.press("escape")
+        await until(pilot, lambda: bool(line_with(app, "stopped")))
+        assert model.stopped.is_set()
+        assert isinstance(app.screen, Conversation)
+        await pilot.press("escape")
+        assert isinstance(app.screen, Overview)
+
+
+async def test_leaving_the_program_ends_an_answer_that_goes_on() -> None:
+    model = Slow()
+    async with shown("story", model) as (_, app, pilot):
+        await pilot.press("a", *"why?", "enter")
+        await until(pilot, lambda: bool(line_with(app, "   Well")))
+    assert model.stopped.is_set()
+
+
+async def test_what_a_model_refuses_with_is_told_and_one_may_ask_again() -> None:
+    async with shown("story", Slow("the queue is full: 256 requests wait already")) as (_, app, pilot):
+        await pilot.press("a", *"why?", "enter")
+        await until(pilot, lambda: bool(line_with(app, "the queue is full")))
+        assert "enter send" in text_of(app)[-1]
 
 
 async def test_readonly_neither_completes_nor_runs_what_acts_nor_chats() -> None:
