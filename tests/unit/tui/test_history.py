@@ -157,15 +157,16 @@ def test_any_moment_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
 math_inf = float("inf")
 
 
-def test_history_is_bounded_by_changes_and_by_bytes() -> None:
-    for bound in ({"most_changes": 10_000}, {"most_bytes": 100_000}):
+def test_history_is_bounded_by_changes_and_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SEGMENT", 512)
+    for bound in ({"most_changes": 1000}, {"most_bytes": 30_000}):
         history = History(**bound)
         history.begin(START, nothing())
         cluster = Cluster(history)
-        for _ in range(15_000):
+        for _ in range(4_000):
             cluster.change()
             cluster.moments.clear()
-        assert history.changes <= 10_000 + module.SEGMENT or history.size <= 200_000
+        assert history.changes <= 1000 + 512 if "most_changes" in bound else history.size <= 80_000
         assert history.began > START
         assert history.state(history.ended) == cluster.state
 
