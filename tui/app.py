@@ -257,6 +257,15 @@ class Dashboard(App[None]):
     def action_page(self, name: str) -> None:
         self.goto(PAGES[name].make())
 
+    def action_sort_models(self, title: str) -> None:
+        """The models by a column, on a page of their own: the first page keeps its order, so that nothing jumps."""
+        from tui.models import Models
+
+        self.action_page("models")
+        page = self.page
+        if isinstance(page, Models):
+            page.action_sort(title)
+
     async def action_back(self) -> None:
         if len(self.screen_stack) > 1:
             await self.pop_screen()

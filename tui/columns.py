@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from tui.cells import Line, cut
 from tui.view import View
 
-Spot = tuple[int, int, str]
-"""From column, before column, action that a click there runs."""
-
 
 @dataclass(frozen=True)
 class Field:

@@ -10,7 +10,6 @@ from textual.widget import Widget
 
 from greenthread.snapshot import ModelRow, Shown
 from tui import facts, table
-from tui.columns import Spot
 from tui.facts import KeyHint
 from tui.page import Page
 from tui.view import View, key_of_row
@@ -66,12 +65,7 @@ class Models(Page):
         fields = table.columns(room, rows, view)
         note = f"{len(rows)} of {len(every)}" if self.words else ""
         arrow = (self._sorted_by, "↓" if self._turned == (self._sorted_by not in _BIGGEST_FIRST) else "↑")
-        spots: list[Spot] = [
-            (column.start, column.end, f"screen.sort('{title}')")
-            for title, column in fields.items()
-            if title in SORT_KEYS.values()
-        ]
-        self._heading.show([table.heading(room, fields, view, note, arrow)], spots)
+        self._heading.show([table.heading(room, fields, view, note, arrow)], table.spots(fields, "screen.sort"))
         self._models.show_rows(
             [key_of_row(row) for row in rows],
             lambda at, selected, focused: table.draw(rows[at], room, fields, view, selected, focused),

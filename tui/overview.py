@@ -133,7 +133,8 @@ class Overview(Page):
         rows, width = self._rows, models.room
         fields = table.columns(width, rows, view)
         note = f"{len(rows)} of {count}" if self.words else ""
-        self._table_heading.show([table.heading(width, fields, view, note)])
+        spots = table.spots(fields, "app.sort_models")
+        self._table_heading.show([table.heading(width, fields, view, note)], spots)
         models.show_rows(
             [key_of_row(row) for row in rows],
             lambda at, selected, focused: table.draw(rows[at], width, fields, view, selected, focused),

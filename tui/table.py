@@ -70,11 +70,20 @@ def heading(
         if title in ("MODEL", "STATE", "GPU", "NOTE"):
             line.put(column.start, text, ink)
         else:
-            line.end(column.end, title if len(text) > column.end - column.start + 1 else text, ink)
+            room = column.end - column.start + 1
+            line.end(column.end, text if len(text) <= room else text.replace(" ↓", "↓").replace(" ↑", "↑"), ink)
     if note:
         at = fields["MODEL"].start + 6 + 2 * (arrow[0] == "MODEL")
         line.put(at, cut(note, fields["STATE"].start - at - 1), palette.strong, bold=True)
     return line
+
+
+SORTABLE = ("MODEL", "STATE", "FOR", "GPU", "VRAM", "INFL", "QUEUE", "REQ/S", "LAST WAKE")
+
+
+def spots(fields: dict[str, Column], action: str) -> list[tuple[int, int, str]]:
+    """Where a click on a heading sorts; `action` gets the title."""
+    return [(column.start, column.end, f"{action}('{title}')") for title, column in fields.items() if title in SORTABLE]
 
 
 def in_order(rows: Sequence[ModelRow]) -> list[ModelRow]:

@@ -175,6 +175,18 @@ async def test_models_are_sorted_by_key_and_by_a_click_on_a_heading() -> None:
         assert "VRAM ↓" in text_of(app)[2]
 
 
+async def test_a_click_on_a_heading_of_the_first_page_sorts_on_a_page_of_its_own() -> None:
+    async with opened() as (_, app, pilot):
+        lines = text_of(app)
+        heading = next(line for line in lines if "QUEUE" in line)
+        await pilot.click("#table-heading", offset=Offset(heading.index("QUEUE"), 0))
+        await pilot.pause()
+        assert isinstance(app.screen, Models)
+        await settle(app, pilot)
+        assert "QUEUE↓" in text_of(app)[2]
+        assert "qwen-3-4b-thinking" in text_of(app)[3]
+
+
 async def test_footer_hints_can_be_clicked_and_say_what_applies_here() -> None:
     async with opened() as (_, app, pilot):
         footer = text_of(app)[-1]
