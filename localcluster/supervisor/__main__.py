@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from greenthread.kube.aio import AsyncClient
-from greenthread.kube.config import load_config
+from greenthread.kube.config import ClusterConfig, load_config
 from greenthread.kube.errors import KubeError
 from localcluster.supervisor.settings import Settings, load_images
 from localcluster.supervisor.supervisor import Supervisor
@@ -27,9 +27,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", type=Path, help='JSON: {"glob": {"entrypoint": [...], "env": {...}}}')
     parser.add_argument("--address", default="127.0.0.1", help="address that pods are published under")
     parser.add_argument("--backoff", type=float, default=10.0, help="seconds before the first restart")
+    parser.add_argument(
+        "--accounts",
+        action="store_true",
+        help="give pods that name a ServiceAccount a kubeconfig with its token",
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
+        config = load_config(options.kubeconfig)
         settings = Settings(
             node=options.node,
             state=options.state,
@@ -37,17 +43,18 @@ def main(arguments: list[str] | None = None) -> int:
             images=load_images(options.images) if options.images else {},
             address=options.address,
             backoff=options.backoff,
+            accounts=config if options.accounts else None,
         )
-        asyncio.run(_run(options.kubeconfig, settings))
+        asyncio.run(_run(config, settings))
     except (KubeError, ValueError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-async def _run(kubeconfig: str | None, settings: Settings) -> None:
+async def _run(config: ClusterConfig, settings: Settings) -> None:
     loop = asyncio.get_running_loop()
-    async with AsyncClient(load_config(kubeconfig)) as client:
+    async with AsyncClient(config) as client:
         task = asyncio.create_task(Supervisor(client, settings).run())
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, task.cancel)

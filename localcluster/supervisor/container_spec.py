@@ -38,10 +38,12 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What the machine gave a pod: a port for each name, a directory for each volume."""
+    """What the machine gave a pod: a port for each name, a directory for each volume, an account."""
 
     ports: Mapping[str, int]
     volumes: Mapping[str, Path]
+    #: How the pod speaks to the API server, where that is its own.
+    kubeconfig: Path | None = None
 
 
 def references(container: Object) -> set[tuple[str, str]]:
@@ -128,7 +130,10 @@ def resolve(
         value = port_variables.get(name) or _value(variable, pod, settings, lookup, own)
         if value is not None:
             own[name] = mounts.get(value, value)
-    env = dict(inherited) | dict(image.env if image else {}) | own
+    env = dict(inherited) | dict(image.env if image else {})
+    if place.kubeconfig is not None:
+        env["KUBECONFIG"] = str(place.kubeconfig)
+    env |= own
     if sum(len(name) + len(value) for name, value in env.items()) > MAX_ENVIRONMENT:
         raise Refused(f"the environment of {container['name']} is larger than {MAX_ENVIRONMENT} bytes")
     command = container.get("command") or (list(image.entrypoint) if image else [])

@@ -18,6 +18,7 @@ from greenthread.kube.errors import ApiError, NotFound, Unreachable
 from greenthread.kube.resources import CONFIG_MAPS, PODS, SECRETS
 from greenthread.names import ANNOTATION_PORTS
 from localcluster.supervisor import container_spec
+from localcluster.supervisor.account import Account
 from localcluster.supervisor.container import Container, Surroundings
 from localcluster.supervisor.container_spec import Command, Object, Place, Refused
 from localcluster.supervisor.leftovers import Records
@@ -67,6 +68,7 @@ class PodRunner:
         self._folder = machine.settings.state / "pods" / self.uid
         self._status: Object = pod.get("status") or {}
         self._place: Place | None = None
+        self._account = self._make_account()
         self._changed = asyncio.Event()
         self._leave = asyncio.Event()
         self._is_gone = False
@@ -177,12 +179,17 @@ class PodRunner:
             if not isinstance(init.view.state, Terminated) or init.view.state.code != 0:
                 return
         waiting = [container for container in self._main if not isinstance(container.view.state, Terminated)]
-        async with asyncio.TaskGroup() as group:
-            for container in waiting:
-                group.create_task(container.run(), name=f"{self._label}/{container.name}")
+        keeping = asyncio.create_task(self._account.keep()) if self._account is not None else None
+        try:
+            async with asyncio.TaskGroup() as group:
+                for container in waiting:
+                    group.create_task(container.run(), name=f"{self._label}/{container.name}")
+        finally:
+            if keeping is not None:
+                keeping.cancel()
 
     async def _settle(self) -> Place:
-        """Give the pod its directories and ports, and write the ports down. Raises Refused."""
+        """Give the pod its directories, ports (and write them down) and account. Raises Refused."""
         directories = container_spec.volume_directories(self.pod, self._folder)
         for volume in self.pod["spec"].get("volumes") or []:
             kind = (volume.get("hostPath") or {}).get("type") or ""
@@ -196,7 +203,16 @@ class PodRunner:
         if ports and ports != before:
             body = {"metadata": {"uid": self.uid, "annotations": {ANNOTATION_PORTS: container_spec.ports_text(ports)}}}
             await self._write(partial(self._client.patch, PODS, self.name, body, self.namespace))
-        return Place(ports, directories)
+        if self._account is None:
+            return Place(ports, directories)
+        await self._account.obtain()
+        return Place(ports, directories, self._account.kubeconfig)
+
+    def _make_account(self) -> Account | None:
+        machine = self._machine
+        if machine.settings.accounts is None or not self.pod["spec"].get("serviceAccountName"):
+            return None
+        return Account(self.pod, self._client, machine.clock, machine.settings.accounts, self._folder)
 
     async def _command(self, spec: Object) -> Command:
         assert self._place is not None

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from greenthread.kube.config import ClusterConfig
+
 
 @dataclass(frozen=True, slots=True)
 class Image:
@@ -43,6 +45,9 @@ class Settings:
     backoff_max: float = 300.0
     #: Seconds a container must have run for its backoff to start anew, as kubelets have it.
     backoff_reset: float = 600.0
+    #: A pod that names a ServiceAccount speaks to this API server, as that account, by a kubeconfig of its own.
+    #: None: every pod speaks to whomever its image's environment names.
+    accounts: ClusterConfig | None = None
     #: Seconds between two renewals of the node's Lease (a controller manager calls the node lost after 40).
     lease_seconds: float = 10.0
 

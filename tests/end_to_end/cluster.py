@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import yaml
 
 from greenthread.clock import format_time
 from greenthread.gpu import Gpu, Occupant, State
@@ -51,6 +52,7 @@ from tests.end_to_end.view import View
 from tests.testbeds.embedded import EmbeddedApi
 from tests.testbeds.group import ProcessGroup
 from tests.testbeds.kube import APISERVER, RealApi
+from tests.testbeds.programs import kubernetes_version, need
 
 Object = dict[str, Any]
 T = TypeVar("T")
@@ -58,10 +60,19 @@ T = TypeVar("T")
 ONE, TWO = "one", "two"
 GPUS_OF = {ONE: 1, TWO: 2}
 MEMORY = 96 * GIB
-NAMESPACE = DEFAULT_NAMESPACE
+#: The installation's namespace, and another one in which people may make Models.
+NAMESPACE, TEAM = DEFAULT_NAMESPACE, "team-b"
 #: A sidecarImage whose requests wait for 2 s.
 IMPATIENT_SIDECAR = "test/impatient-sidecar"
-CRDS = Path(__file__).parents[2] / "manifests" / "crds"
+MANIFESTS = Path(__file__).parents[2] / "manifests"
+CRDS = MANIFESTS / "crds"
+#: Of an installation what says who may do what.
+RIGHTS = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
+POLICIES = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+ACCOUNTS = "system:serviceaccount:"
+
+#: The account of each part.
+ACCOUNT_OF = {part: f"greenthread-{part}" for part in ("controller", "agent")} | {"gateway": "greenthread-apiserver"}
 
 #: Factor on every deadline, for a slow or busy machine.
 PATIENCE = float(os.environ.get("GREENTHREAD_TEST_PATIENCE", "1"))
@@ -135,6 +146,7 @@ class Cluster:
         self.ledgers: dict[str, Ledger] = {}
         self.view = View(load_config(api.kubeconfig))
         self._group: ProcessGroup | None = None
+        self._audited = 0
         self._clients = ThreadPoolExecutor(80)
         self.http = httpx.Client(timeout=60 * PATIENCE, limits=httpx.Limits(max_connections=200))
         self.remembered = Remembered(node=ONE, api_port=0, gateway_port=Ports().take())
@@ -146,7 +158,10 @@ class Cluster:
         try:
             self.api.kubectl("apply", "-f", str(CRDS))
             self.api.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-            self.kube.create(NAMESPACES, {"metadata": {"name": NAMESPACE}})
+            for namespace in (NAMESPACE, TEAM):
+                self.kube.create(NAMESPACES, {"metadata": {"name": namespace}})
+            if self.real:
+                self.api.kubectl("apply", "-f", "-", stdin=_rights())
             self.view.start()
             for node in self.nodes:
                 self._start_node(node)
@@ -208,6 +223,7 @@ class Cluster:
         command = [sys.executable, "-m", "localcluster.supervisor", "--node", node, "--backoff", "0.2"]
         command += ["--kubeconfig", str(folder.kubeconfig), "--state", str(folder.pods), "--logs", str(self.logs)]
         command += ["--images", str(folder.path / "images.json"), "--address", self.address]
+        command += ["--accounts"] if self.real else []
         assert self._group is not None
         self._group.start(node, command, folder.path / "supervisor.log")
 
@@ -229,6 +245,12 @@ class Cluster:
                 for variable in container["env"]:
                     if variable["name"] == "GREENTHREAD_GATEWAY_URL":
                         variable["value"] = self.gateway
+            if self.real:  # as the installation has it: each part speaks as its own account
+                pod["spec"]["serviceAccountName"] = ACCOUNT_OF[pod["metadata"]["labels"][parts.LABEL_PART]]
+                pod["spec"]["containers"][0]["env"] += [
+                    {"name": "GREENTHREAD_POD_SERVICE_ACCOUNT", "value": "greenthread-sidecar"},
+                    {"name": "GREENTHREAD_ROUTE_GATEWAY", "value": ""},
+                ]
         controller, agent = (
             next(pod for pod in pods if pod["metadata"]["name"] == f"greenthread-{part}")
             for part in ("controller", "agent")
@@ -409,6 +431,10 @@ class Cluster:
         """How often an engine process began to run in the Model's pods, by the engines' own word."""
         return sum(self.log(pod, "vllm").count("INFO vLLM API server version") for pod in self.pods_of(model))
 
+    def kubeconfig_of(self, pod: Object) -> Path:
+        """How the pod's programs speak to the real API server."""
+        return self._node_folder(pod["spec"]["nodeName"]).pods / "pods" / pod["metadata"]["uid"] / "account/kubeconfig"
+
     def log(self, pod: Object, container: str) -> str:
         """All that a container wrote, in all its lives."""
         meta = pod["metadata"]
@@ -492,6 +518,8 @@ class Cluster:
     def begin(self) -> None:
         """A test begins: histories count from here."""
         self.view.forget()
+        if isinstance(self.api, RealApi) and self.api.audit_log.exists():
+            self._audited = self.api.audit_log.stat().st_size
 
     def check(self) -> None:
         """What must be true after every test: no claim was wrong, and no request ran twice."""
@@ -503,6 +531,29 @@ class Cluster:
             assert not twice, f"requests ran twice: {[self.runs(name) for name in twice]}"
         for gpu in self.gpus():
             assert gpu.reserved <= gpu.total, f"{gpu.name} is over-committed: {gpu}"
+        assert not self.forbidden(), "a part lacks a right"
+
+    def audited(self) -> list[Object]:
+        """The audit log of the test so far, answers only, on a real API server that keeps one."""
+        if not isinstance(self.api, RealApi) or not self.api.audit_log.exists():
+            return []
+        with self.api.audit_log.open() as log:
+            log.seek(self._audited)
+            # the last line may be half written
+            lines = [line for line in log if '"stage":"ResponseComplete"' in line and line.endswith("\n")]
+        return [json.loads(line) for line in lines]
+
+    def forbidden(self) -> set[tuple[str, str, str]]:
+        """What parts were refused for want of a right since the test began: account, verb and path, why."""
+        return {
+            (
+                event["user"]["username"].removeprefix(ACCOUNTS),
+                f"{event['verb']} {event['requestURI'].partition('?')[0]}",
+                event["responseStatus"].get("message", ""),
+            )
+            for event in self.audited()
+            if (event.get("responseStatus") or {}).get("code") == 403 and event["user"]["username"].startswith(ACCOUNTS)
+        }
 
     # requests
 
@@ -686,6 +737,16 @@ def _copy(pod: Object, suffix: str) -> Object:
     copied: Object = json.loads(json.dumps(pod))
     copied["metadata"]["name"] += suffix
     return copied
+
+
+def _rights() -> str:
+    """Accounts, roles and admission policies, as the chart installs them."""
+    command = [str(need("helm")), "template", "greenthread", str(MANIFESTS / "charts" / "greenthread")]
+    command += ["--namespace", NAMESPACE, "--set", f"modelNamespaces={{{TEAM}}}"]
+    command += ["--kube-version", kubernetes_version()]
+    made = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    docs = [doc for doc in yaml.safe_load_all(made) if doc]
+    return yaml.safe_dump_all(doc for doc in docs if doc["kind"] in RIGHTS + POLICIES)
 
 
 def _own_address() -> str:

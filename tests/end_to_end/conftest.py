@@ -8,7 +8,7 @@ import pytest
 from tests.end_to_end.cluster import TWO, Cluster
 from tests.testbeds.embedded import EmbeddedApi
 from tests.testbeds.kube import GARBAGE_COLLECTION, RealApi
-from tests.testbeds.programs import Missing, skip_or_fail
+from tests.testbeds.programs import Missing, need, skip_or_fail
 
 #: Models of the node with one GPU: two of the small ones fit together, three do not; `big` needs the GPU alone.
 SMALL = ("ada", "bob", "cleo")
@@ -23,7 +23,11 @@ CLUSTER = pytest.StashKey[Cluster]()
 def api(request: pytest.FixtureRequest) -> Iterator[EmbeddedApi | RealApi]:
     """An API server for the cluster alone, in place of the one that all other tests share."""
     try:
-        bed = RealApi(GARBAGE_COLLECTION) if request.param == "real" else EmbeddedApi()
+        if request.param == "real":
+            need("helm")  # makes the parts' accounts
+            bed: EmbeddedApi | RealApi = RealApi(GARBAGE_COLLECTION, audit=True)
+        else:
+            bed = EmbeddedApi()
     except Missing as missing:
         skip_or_fail(missing)
     with bed as running:

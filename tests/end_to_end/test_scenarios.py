@@ -18,12 +18,13 @@ import pytest
 from greenthread.clock import format_time
 from greenthread.gpu import Gpu, State
 from greenthread.kube.errors import NotFound
-from greenthread.kube.resources import GPUS, MODELS, NAMESPACES, PODS
+from greenthread.kube.resources import GPUS, MODELS, PODS
 from greenthread.units import GIB
 from tests.end_to_end.cluster import (
     IMPATIENT_SIDECAR,
     NAMESPACE,
     ONE,
+    TEAM,
     TWO,
     Answer,
     Cluster,
@@ -496,20 +497,19 @@ def test_a_deleted_model_drains_and_leaves_nothing(cluster: Cluster) -> None:
 
 
 def test_of_two_models_of_one_name_the_older_has_the_short_address(cluster: Cluster) -> None:
-    cluster.kube.create(NAMESPACES, {"metadata": {"name": "team-b"}})
     cluster.apply("shared", TWO, modelName="tests/older-1b", gpuMemoryUtilization="0.10")
     younger = manifest("shared", TWO, modelName="tests/younger-1b", gpuMemoryUtilization="0.10")
-    younger["metadata"]["namespace"] = "team-b"
+    younger["metadata"]["namespace"] = TEAM
     cluster.kube.create(MODELS, younger)
     try:
         cluster.ready("shared")
-        cluster.until(lambda: cluster.condition("shared", "Ready", "team-b") == "True", "the younger is Ready")
+        cluster.until(lambda: cluster.condition("shared", "Ready", TEAM) == "True", "the younger is Ready")
         assert cluster.condition("shared", "Addressed") == "True"
-        assert cluster.condition("shared", "Addressed", "team-b") == "False"
+        assert cluster.condition("shared", "Addressed", TEAM) == "False"
         for address, name in (
             ("shared", "tests/older-1b"),
             (f"{NAMESPACE}/shared", "tests/older-1b"),
-            ("team-b/shared", "tests/younger-1b"),
+            (f"{TEAM}/shared", "tests/younger-1b"),
         ):
             assert cluster.chat(name, through=f"{cluster.gateway}/{address}").status == 200, address
             # engines know their own names only: so it is this one and not the other
@@ -520,10 +520,10 @@ def test_of_two_models_of_one_name_the_older_has_the_short_address(cluster: Clus
             lambda: cluster.chat("tests/younger-1b", through=f"{cluster.gateway}/shared").status == 200,
             "the younger inherits the short address",
         )
-        cluster.until(lambda: cluster.condition("shared", "Addressed", "team-b") == "True", "and its condition says so")
+        cluster.until(lambda: cluster.condition("shared", "Addressed", TEAM) == "True", "and its condition says so")
     finally:
-        cluster.kube.delete(MODELS, "shared", "team-b")
-        cluster.until(lambda: cluster.view.get(MODELS, "shared", "team-b") is None, "the younger goes")
+        cluster.kube.delete(MODELS, "shared", TEAM)
+        cluster.until(lambda: cluster.view.get(MODELS, "shared", TEAM) is None, "the younger goes")
 
 
 # the gateway
