@@ -210,6 +210,7 @@ AGENT_MAY: dict[str, Patch] = {
         op("replace", "/occupants/1/state", "sleeping"),
         op("add", "/occupants/1/reservedMemoryBytes", 0),
     ],
+    "say that a sidecar is down": [op("add", "/occupants/1/sidecarDown", True)],
     "remove an entry that holds nothing": [op("remove", "/occupants/0")],
     "remove an intent": [op("remove", "/preemptionIntents/0")],
 }
@@ -218,6 +219,10 @@ AGENT_MAY_NOT: dict[str, Patch] = {
     "wake one": [op("replace", "/occupants/0/state", "converting")],
     "take less than all of its memory": [op("replace", "/occupants/1/reservedMemoryBytes", 1)],
     "pin one": [op("add", "/occupants/1/popular", True)],
+    "pin one and call its sidecar down": [
+        op("add", "/occupants/1/popular", True),
+        op("add", "/occupants/1/sidecarDown", True),
+    ],
     "add an intent": [op("add", "/preemptionIntents/-", MY_INTENT)],
     "change an intent": [op("replace", "/preemptionIntents/0/victims", [])],
     "take the wake lock": [op("add", "/wakeLock", {**LOCK, "holder": f"team-b/{OTHER}"})],
