@@ -94,7 +94,9 @@ class AgentMetrics:
             registry=self.registry,
         )
         self.cleaned = Counter(
-            "gthread_agent_cleanups", "Writes that took away what pods that are gone had left.", registry=self.registry
+            "gthread_agent_cleanups",
+            "Writes that took away what pods that are gone had left, or said who is down.",
+            registry=self.registry,
         )
 
 

@@ -286,6 +286,8 @@ def _gives_way(pod: PodRef, snapshot: Snapshot) -> str:
         return ""
     gpu = next((g.gpu for g in snapshot.gpus if g.gpu.occupant(pod) is not None), None)
     occupant = gpu.occupant(pod) if gpu else None
+    if occupant and occupant.sidecar_down:
+        return ""
     protected = fairness.protected_for(occupant, snapshot.at) if occupant else 0.0
     after = f"when it has been idle for {format_duration(rules.yield_after)}"
     if protected:

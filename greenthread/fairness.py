@@ -148,7 +148,7 @@ def somebody_older(want: Want, gpu: Gpu) -> bool:
 
 
 def coming(gpu: Gpu, named: Iterable[PodRef] | None = None, waiter: PodRef | None = None) -> int:
-    """Bytes on their way: occupants deactivating, or named as victims and still free to obey."""
+    """Bytes on their way: occupants deactivating, or named as victims and still free to obey; not without a sidecar."""
     names = frozenset(_named([gpu])) if named is None else named
     return sum(o.reserved for o in gpu.occupants if o.pod != waiter and _leaves(o, names))
 
@@ -242,6 +242,8 @@ def _obstacle(want: Want, gpu: Gpu, now: datetime) -> Obstacle | None:
 
 
 def _why_it_stays(occupant: Occupant, gpu: Gpu, now: datetime) -> str:
+    if occupant.sidecar_down:
+        return "cannot make room: its sidecar is down"
     if occupant.state == State.DEACTIVATING:
         return "is making room"
     if occupant.popular:
@@ -263,6 +265,8 @@ def _named(gpus: Sequence[Gpu]) -> frozenset[PodRef]:
 
 
 def _leaves(occupant: Occupant, named: Iterable[PodRef]) -> bool:
+    if occupant.sidecar_down:  # it leaves when it is back, and nobody knows when
+        return False
     if occupant.state == State.DEACTIVATING:
         return True
     return occupant.state == State.SERVING and not occupant.popular and occupant.pod in named
@@ -283,6 +287,8 @@ def _candidates(
     for gpu in gpus:
         for occupant in gpu.occupants:
             if occupant.state != State.SERVING or occupant.popular or occupant.pod == waiter or occupant.pod in named:
+                continue
+            if occupant.sidecar_down:
                 continue
             if protected_for(occupant, now) > 0:
                 end = occupant.protected_until

@@ -59,6 +59,8 @@ class Occupant:
     became_serving_at: datetime | None = None
     #: End of its minRuntime. Written by its own sidecar, since a waiter cannot read the other Model.
     protected_until: datetime | None = None
+    #: Its sidecar is down, so it cannot give way. Written by the node agent; the sidecar's next write takes it away.
+    sidecar_down: bool = False
 
     @classmethod
     def from_object(cls, item: Mapping[str, Any]) -> Occupant:
@@ -71,6 +73,7 @@ class Occupant:
             last_accessed=_time(item.get("lastAccessed")),
             became_serving_at=_time(item.get("becameServingAt")),
             protected_until=_time(item.get("protectedUntil")),
+            sidecar_down=item.get("sidecarDown", False),
         )
 
     def to_object(self) -> dict[str, Any]:
@@ -89,6 +92,8 @@ class Occupant:
         ):
             if moment is not None:
                 item[key] = format_time(moment)
+        if self.sidecar_down:
+            item["sidecarDown"] = True
         return item
 
 

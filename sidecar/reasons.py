@@ -99,6 +99,7 @@ def _less_recently_used(me: Serving, gpus: Sequence[Gpu], now: datetime) -> int:
         if occupant.pod != me.pod
         and occupant.state is State.SERVING
         and not occupant.popular
+        and not occupant.sidecar_down
         and not fairness.protected_for(occupant, now)
         and occupant.last_accessed is not None
         and occupant.last_accessed < me.last_used

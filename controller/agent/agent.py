@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
-from controller.agent.cleanup import Life, clean, sidecar_life
+from controller.agent.cleanup import Life, clean, sidecar_life, stands_in_the_way
 from controller.agent.memory import Wanted, patch_of, pause_before_write, used_by_pods, wanted_status
 from controller.agent.nvml import DriverError, Fault, Reading
 from controller.agent.processes import Owners
@@ -151,6 +151,8 @@ class Agent:
         self._writer = GpuWriter(client, self._gpus, settings, self.metrics)
         self._written_at: dict[str, float] = {}
         self._down_since: dict[PodRef, float] = {}
+        #: Pods whose GPUs were told in this look that their sidecar is down.
+        self._told: set[PodRef] = set()
         self._driver_fault = ""
         #: Of the running loop: when a look last succeeded; None: not yet.
         self.last_look: float | None = None
@@ -213,6 +215,10 @@ class Agent:
             await self._writer.fault(obj, "")
             await self._update(obj, reading)
         await self._missing(len(readings))
+        for pod in self._told:
+            # If its new sidecar takes the word back before the kubelet says that it runs, it counts as up for a while.
+            self._down_since.pop(pod, None)
+        self._told.clear()
         return True
 
     async def _read(self) -> list[Reading | Fault] | None:
@@ -275,8 +281,12 @@ class Agent:
         for pod, life in seen.items():
             if life is not Life.DOWN:
                 self._down_since.pop(pod, None)
-        # a sidecar that is down loses its intents and nothing else
-        suspects = [pod for pod, life in seen.items() if life is Life.GONE or (life is Life.DOWN and gpu.intent(pod))]
+        # a sidecar that is down loses its intents, and is said to be down where it holds memory
+        suspects = [
+            pod
+            for pod, life in seen.items()
+            if life is Life.GONE or (life is Life.DOWN and (gpu.intent(pod) or stands_in_the_way(gpu.occupant(pod))))
+        ]
         if not suspects:
             return False
         # The copy of the watch may be old: the API's own word, then the device's, then a write that rests on both.
@@ -293,9 +303,10 @@ class Agent:
         if cleaning is None:
             return False
         if await self._writer.patch(gpu.name, cleaning.patch):
-            log.info("GPU %s: took away %s", gpu.name, cleaning.what)
+            log.info("GPU %s: %s", gpu.name, cleaning.what)
             self.metrics.cleaned.inc()
             self._news.set()
+            self._told.update(pod for pod, life in lives.items() if life is Life.DOWN)
         return True
 
     async def _surely(self, pod: PodRef, index: int) -> Life:

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any
 
 from controller.agent.memory import unchanged_since
-from greenthread.gpu import Gpu, PodRef, State
+from greenthread.gpu import Gpu, Occupant, PodRef, State
 from greenthread.names import ANNOTATION_GPUS
 
 Object = dict[str, Any]
@@ -56,7 +56,8 @@ def clean(gpu: Gpu, lives: Mapping[PodRef, Life], holders: Collection[PodRef]) -
 
     `lives`: of the pods that the GPU names; one that is missing counts as up. `holders`: pods with a process that
     holds memory of this device. An entry is freed first and removed by a later write, as the GPU's own rules want it. A
-    sidecar that is down loses its intents and nothing else: its engine may be awake.
+    sidecar that is down loses its intents and nothing else, since its engine may be awake; where it holds memory, its
+    entry says that it is down, so that nobody waits for it to make room.
     """
     changes: list[Object] = []
     done: list[str] = []
@@ -68,25 +69,35 @@ def clean(gpu: Gpu, lives: Mapping[PodRef, Life], holders: Collection[PodRef]) -
         intent = gpu.intents[index]
         if lives.get(intent.pod, Life.UP) is not Life.UP:
             changes.append({"op": "remove", "path": f"/status/preemptionIntents/{index}"})
-            done.append(f"the intent of {intent.pod} ({_why(lives[intent.pod])})")
+            done.append(f"removed the intent of {intent.pod} ({_why(lives[intent.pod])})")
     if gpu.wake_lock is not None and gone(gpu.wake_lock.holder):
         changes.append({"op": "remove", "path": "/status/wakeLock"})
-        done.append(f"the wake lock of {gpu.wake_lock.holder} (its pod is gone)")
+        done.append(f"freed the wake lock of {gpu.wake_lock.holder} (its pod is gone)")
     for index in reversed(range(len(gpu.occupants))):
         occupant = gpu.occupants[index]
+        path = f"/status/occupants/{index}"
+        if lives.get(occupant.pod) is Life.DOWN and stands_in_the_way(occupant):
+            changes.append({"op": "add", "path": f"{path}/sidecarDown", "value": True})
+            done.append(f"said that {occupant.pod} cannot make room (its sidecar is down)")
         if not gone(occupant.pod):
             continue
-        path = f"/status/occupants/{index}"
         if occupant.state == State.SLEEPING and not occupant.reserved:
             changes.append({"op": "remove", "path": path})
-            done.append(f"the entry of {occupant.pod} (its pod is gone)")
+            done.append(f"removed the entry of {occupant.pod} (its pod is gone)")
         else:
             changes.append({"op": "replace", "path": f"{path}/state", "value": str(State.SLEEPING)})
             changes.append({"op": "add", "path": f"{path}/reservedMemoryBytes", "value": 0})
-            done.append(f"{occupant.reserved} bytes of {occupant.pod} (its pod is gone, and no process of it is left)")
+            done.append(
+                f"freed {occupant.reserved} bytes of {occupant.pod} (its pod is gone, no process of it is left)"
+            )
     if not changes:
         return None
     return Cleaning([unchanged_since(gpu.resource_version), *changes], "; ".join(done))
+
+
+def stands_in_the_way(occupant: Occupant | None) -> bool:
+    """Whether it holds memory, and does not say yet that its sidecar is down."""
+    return occupant is not None and occupant.reserved > 0 and not occupant.sidecar_down
 
 
 def _why(life: Life) -> str:

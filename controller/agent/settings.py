@@ -32,7 +32,7 @@ class Settings:
     write_gap: float = 0.5
     write_every: float = 5.0
     memory_change: float = 0.01
-    #: A sidecar must have been down this long before its intents are removed: its node's word may be late.
+    #: A sidecar must have been down this long before its intents go and its entry says it: its node's word may be late.
     down_for: float = 2.0
     #: Between two attempts to reach a driver that does not answer.
     retry_every: float = 5.0

@@ -358,6 +358,37 @@ def test_a_sidecar_that_is_down_loses_its_intents_and_nothing_else() -> None:
     in_world(main)
 
 
+def test_a_sidecar_that_is_down_is_said_to_be_where_it_holds_memory() -> None:
+    async def main(here: World) -> None:
+        await here.pod(A)
+        await here.pod(B)
+        here.machine.owners = {7: A}
+        here.machine.use(0, p7=50 * GIB)
+        await here.write(occupants=[occupant(B, "sleeping", 0), occupant(A, "waking", 60 * GIB)], wakeLock=lock(A))
+        await here.write(occupants=[occupant(B, "sleeping", 0), occupant(A, "serving", 60 * GIB)], wakeLock=None)
+
+        async def down() -> list[bool]:
+            return [entry.get("sidecarDown", False) for entry in (await here.status())["occupants"]]
+
+        await here.sidecar(A, "terminated")
+        await here.sidecar(B, "terminated")
+        await asyncio.sleep(1)
+        assert await down() == [False, False], "it may be back in a moment"
+        await asyncio.sleep(4)
+        assert await down() == [False, True], "who sleeps is in nobody's way"
+        before = here.patches
+        await asyncio.sleep(30)
+        assert here.patches <= before + 6, "it is said once (its figures are written every 5 s)"
+        entries = (await here.status())["occupants"]
+        await here.write(occupants=[entries[0], occupant(A, "serving", 60 * GIB)])  # the new sidecar does
+        await asyncio.sleep(1.5)
+        assert await down() == [False, False], "its kubelet may tell late that it runs"
+        await asyncio.sleep(3)
+        assert await down() == [False, True], "it is down again"
+
+    in_world(main)
+
+
 def test_a_short_fall_of_a_sidecar_costs_it_nothing() -> None:
     async def main(here: World) -> None:
         await here.pod(A)

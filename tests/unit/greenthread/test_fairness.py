@@ -132,6 +132,20 @@ def test_a_named_model_that_was_pinned_meanwhile_is_not_coming():
     assert fairness.coming(named) == 0
 
 
+def test_who_cannot_leave_because_its_sidecar_is_down_is_not_waited_for_and_not_named():
+    down = replace(serving("down", 60), sidecar_down=True)
+    for stuck in (down, replace(down, state=State.DEACTIVATING)):
+        here = gpu(stuck, serving("b", 40), intents=[waits("me", 40, since=-9, victims=["down"])])
+        assert fairness.coming(here) == 0
+        assert fairness.gives_way(ref("b"), [here]).model == "me", "others may give way"
+        decision = fairness.decide(want(40, since=-9), [here], NOW)
+        assert [victim.model for victim in decision.victims] == ["b"]
+        assert "cannot make room: its sidecar is down" in fairness.explain(decision, NOW)
+        waiting = fairness.decide(want(60, since=-9), [here], NOW)
+        assert isinstance(waiting, Wait), "nobody else would help, and the sidecar will be back"
+        assert waiting.coming == ()
+
+
 def test_a_gang_needs_room_on_every_gpu_at_once():
     gpus = [gpu(index=0), gpu(serving("a", 60), index=1)]
     assert isinstance(fairness.decide(want(60), gpus, NOW), Wait)

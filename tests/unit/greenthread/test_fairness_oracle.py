@@ -33,6 +33,7 @@ pod = st.fixed_dictionaries(
         "used": st.integers(-9, 0),
         "protected": st.sampled_from([-5, -1, 0, 1, 3, 8]),
         "places": st.sets(st.integers(0, 2), min_size=1),
+        "down": st.sampled_from([False, False, False, True]),
         "waits": st.sampled_from([None, None, "request", "boot", "gently"]),
         "since": st.sampled_from([-30, -9, -4, -1]),
         "asks_for": st.sampled_from([10, 30, 60]),
@@ -53,7 +54,7 @@ def worlds(draw):
         occupants = [
             Occupant(
                 ref(name), name, row["state"], 0 if row["state"] is State.SLEEPING else row["reserved"], row["popular"],
-                at(row["used"]), at(-60), at(row["protected"]),
+                at(row["used"]), at(-60), at(row["protected"]), row["down"],
             )
             for name, row in here.items()
         ]  # fmt: skip
@@ -91,7 +92,11 @@ def named(gpus):
 
 
 def may_obey(occupant):
-    return occupant.state is State.SERVING and not occupant.popular
+    return occupant.state is State.SERVING and not occupant.popular and not occupant.sidecar_down
+
+
+def leaves(occupant):
+    return occupant.state is State.DEACTIVATING and not occupant.sidecar_down
 
 
 def enough(want, gpus, leaving):
@@ -115,7 +120,7 @@ def unpinned(gpus):
 def on_their_way(gpus):
     asked = named(gpus)
     everybody = [o for gpu in gpus for o in gpu.occupants]
-    return {o.pod for o in everybody if o.state is State.DEACTIVATING or (may_obey(o) and o.pod in asked)}
+    return {o.pod for o in everybody if leaves(o) or (may_obey(o) and o.pod in asked)}
 
 
 def candidates(gpus, now):
@@ -212,9 +217,7 @@ def test_who_gives_way_is_needed_by_the_oldest_whom_that_helps(world, name):
         if mine is None or not mine.reserved:
             continue
         coming = sum(
-            o.reserved
-            for o in gpu.occupants
-            if o.pod != me and (o.state is State.DEACTIVATING or (may_obey(o) and o.pod in asked))
+            o.reserved for o in gpu.occupants if o.pod != me and (leaves(o) or (may_obey(o) and o.pod in asked))
         )
         for intent in gpu.intents:
             as_want = Want(intent.pod, "", intent.requested, intent.since, 0.0, intent.boot, preempts=intent.preempts)

@@ -252,6 +252,53 @@ async def test_who_becomes_idle_while_it_writes_its_entry_still_gives_way(world)
     assert done
 
 
+async def its_sidecar_stays_down(world, name):
+    """What the node agent writes when it has found out."""
+    await world.kill(name)
+    index = [occupant.model for occupant in (await world.gpu()).occupants].index(name)
+    op = {"op": "add", "path": f"/status/occupants/{index}/sidecarDown", "value": True}
+    await world.client.patch(GPUS, "n-0", [op], namespace=NAMESPACE, subresource="status")
+
+
+@in_world
+async def test_who_waits_names_another_when_its_victims_sidecar_stays_down(world):
+    for name in ("a", "b", "c"):
+        await world.model(name, 50 * GIB, fairness={**SOON, "yieldAfter": "0s"}, sleep={"idleTimeout": "1h"})
+    for name in ("a", "b"):
+        assert await world.request(name) == "ok"
+    await world.kill("a")
+    waiting = asyncio.create_task(world.request("c"))
+    await asyncio.sleep(5)
+    (intent,) = (await world.gpu()).intents
+    assert [victim.name for victim in intent.victims] == ["a-0"]
+    await its_sidecar_stays_down(world, "a")
+    async with asyncio.timeout(5):
+        assert await waiting == "ok"
+    world.start("a")
+    await asyncio.sleep(1)
+    assert not any(occupant.sidecar_down for occupant in (await world.gpu()).occupants), "it is back, and says so"
+    async with asyncio.timeout(10):
+        assert await world.request("b") == "ok", "and may be named"
+
+
+@in_world
+async def test_who_is_idle_gives_way_when_who_was_leaving_has_no_sidecar(world):
+    patient = {"minRuntime": "0s", "maxWaitTime": "1h", "yieldAfter": "1s"}
+    for name in ("a", "b", "c"):
+        await world.model(name, 50 * GIB, fairness=patient, sleep={"idleTimeout": "1h", "drainTimeout": "1h"})
+    for name in ("a", "b"):
+        assert await world.request(name) == "ok"
+    world.engines["a"].sleep_time = 1000.0
+    world.sidecars["a"].lifecycle.wish_sleep(preempt=False)
+    await world.until(lambda: state(world, "a") == "deactivating")
+    running = asyncio.create_task(world.request("c"))
+    await asyncio.sleep(5)
+    assert state(world, "b") == "serving", "it counts on a"
+    await its_sidecar_stays_down(world, "a")
+    async with asyncio.timeout(5):
+        assert await running == "ok"
+
+
 @in_world
 async def test_an_engine_that_dies_while_its_new_sidecar_withdraws_gets_no_requests(world):
     await world.model("a", 60 * GIB)
