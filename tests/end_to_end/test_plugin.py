@@ -7,12 +7,17 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from greenthread.chat import Chat, Kind
 from greenthread.gpu import State
+from greenthread.kube.blocking import Client
+from greenthread.kube.config import load_config
 from greenthread.names import ANNOTATION_REPORT
+from greenthread.reach import SERVICE_LABEL, find_service, through_api_server
 from localcluster.supervisor.ports import Ports
 from tests.chart.prometheus import Prometheus
 from tests.end_to_end.cluster import NAMESPACE, PATIENCE, Cluster
@@ -237,6 +242,36 @@ def test_who_may_only_look_sees_everything_and_is_told_what_is_missing(
     late = plugin.run("top", *looker)
     assert (late.returncode, late.stderr.count("\n")) == (1, 1)
     assert "log in again, the token may have expired" in late.stderr
+
+
+def test_chats_stream_through_the_api_server(cluster: Cluster) -> None:
+    if not cluster.real:
+        pytest.skip("on one machine the gateway is reached directly")
+    name, port = "greenthread-apiserver", cluster.remembered.gateway_port
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": NAMESPACE},
+               "spec": {"ports": [{"name": "http", "port": 80}]}}  # fmt: skip
+    # a controller fills this on a whole cluster; the API server's proxy goes to pods alone
+    address = {
+        "ip": cluster.address,
+        "targetRef": {"kind": "Pod", "name": "greenthread-gateway", "namespace": NAMESPACE},
+    }
+    subset = {"addresses": [address], "ports": [{"name": "http", "port": port}]}
+    endpoints = {"apiVersion": "v1", "kind": "Endpoints", "metadata": service["metadata"], "subsets": [subset]}
+    for obj in (service, endpoints):
+        cluster.api.kubectl("apply", "-f", "-", stdin=json.dumps(obj))
+    client = Client(load_config(cluster.api.kubeconfig))
+    found = find_service(client, name, SERVICE_LABEL, NAMESPACE)
+    assert found is not None
+    talk = Chat(client, through_api_server(client, found), NAMESPACE, "ada")
+    pieces = list(talk.ask([{"role": "user", "content": "hello"}], max_tokens=8))
+    assert pieces[0].kind is Kind.BEGIN
+    assert "".join(each.text for each in pieces if each.kind is Kind.TEXT).startswith("This is")
+    cluster.until_serving("one", {"ada"})
+    # a long answer comes in parts, not when it is whole
+    long = talk.ask([{"role": "user", "content": "tell me a long story"}], max_tokens=1500, ignore_eos=True)
+    times = [time.monotonic() for each in long if each.kind is Kind.TEXT]
+    assert times[-1] - times[0] > 0.5
+    cluster.api.kubectl("delete", "service", name, "-n", NAMESPACE)
 
 
 @pytest.mark.real
