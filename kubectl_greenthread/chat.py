@@ -12,7 +12,7 @@ from greenthread.chat import Chat, ChatError, Kind, Piece
 from greenthread.snapshot import Shown
 from greenthread.units import short_duration
 from kubectl_greenthread.arguments import Usage
-from kubectl_greenthread.failures import Failure
+from kubectl_greenthread.failures import Failure, Interrupted
 from kubectl_greenthread.options import Session
 from kubectl_greenthread.output import tell
 from kubectl_greenthread.reading import View, bare_name, read_models
@@ -113,7 +113,7 @@ class _Talk:
             first = self._awaited(pieces)
         except KeyboardInterrupt:
             self._chat.stop()
-            raise Failure(f"not waiting any longer; {self.name} wakes all the same") from None
+            raise Interrupted(f"not waiting any longer; {self.name} wakes all the same") from None
         show: Shower = Plain(self.terminal) if self._plain else shower(self.terminal)
         text: list[str] = []
         began = time.monotonic()

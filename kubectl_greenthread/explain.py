@@ -86,7 +86,7 @@ def _now(session: Session, row: ModelRow, snapshot: Snapshot, asked: explaining.
     then = printing.next_text(row, snapshot)
     if then and row.state is not Shown.SLEEPING:
         lines += terminal.wrap(f"  next     {then}", " " * 11)
-    lines += terminal.wrap(f"  a request now  {asked.text}", " " * 11)
+    lines += terminal.wrap(f"  a request now: {asked.text}", " " * 11)
     for text in asked.more:
         lines += terminal.wrap(f"           - {text}", " " * 13)
     return lines

@@ -158,7 +158,7 @@ def test_explain_tells_who_made_room_by_which_rule(cluster: Cluster, plugin: Plu
     cluster.change("ada", fairness={"minRuntime": "0s", "yieldAfter": "0s"})
     plugin("wake", "ada", *WAIT)
     before = " ".join(plugin("explain", "big").split())
-    assert "a request now it would wait: it needs" in before
+    assert "a request now: it would wait: it needs" in before
     assert "ada would be asked to make room" in before
     plugin("wake", "big", *WAIT)
     cluster.until(lambda: "ada was preempted" in " ".join(plugin("explain", "big").split()), "the events are there")

@@ -177,7 +177,7 @@ def test_explain_tells_past_and_future(screens: Cluster, plugin: Plugin) -> None
     assert "queue 5.1s ██" in out
     assert "waited it needs 62.0G on node-a/0" in out
     assert "room kimi-vl-a3b was preempted: after this model had waited its maxWaitTime (5s)" in out
-    assert "a request now it would be answered at once" in out
+    assert "a request now: it would be answered at once" in out
     data: Any = plugin("explain", "llama-3-1-8b", "-o", "json").json()
     assert data["wakes"][0]["stepSeconds"]["queue"] == 5.1
     assert data["wakes"][0]["madeRoom"][0]["model"] == "kimi-vl-a3b"
@@ -186,7 +186,7 @@ def test_explain_tells_past_and_future(screens: Cluster, plugin: Plugin) -> None
     assert "No wake of qwen-3-4b-thinking is on record" in waiting
     assert "now qwen-3-4b-thinking needs 40.0G on node-a/0" in waiting
     asleep = " ".join(plugin("explain", "llama-3-1-70b").out.split())
-    assert "a request now it would not be served: it cannot fit" in asleep
+    assert "a request now: it would not be served: it cannot fit" in asleep
     assert "gpt-oss-20b (88.2G) is pinned" in asleep
     assert plugin("explain", "nope").code == 4
 
