@@ -22,7 +22,6 @@ class Prompt(Input):
         Binding("up", "earlier(1)", show=False),
         Binding("down", "earlier(-1)", show=False),
     ]
-    HISTORY = 50
 
     class Left(Message):
         """It was left without a result."""

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from greenthread.fairness import CannotFit, Wait
-from greenthread.snapshot import ModelRow, Shown
+from greenthread.snapshot import ModelRow, Shown, next_step, why
 from greenthread.units import short_bytes, short_duration
 from tui.cells import Line, cut, spark
 from tui.theme import PINNED
 from tui.view import NONE, View, ago, key_of_row, put_state
 
 SPARK = 8
+SENTENCE = 56
+"""Cells from which on NOTE says why a model is as it is, or what a request would meet."""
 _ACTIVE = (Shown.SERVING, Shown.WAKING, Shown.DEACTIVATING, Shown.PENDING, Shown.CANNOT_FIT, Shown.CONVERTING)
 #: The first two columns: marker and colour.
 _MARGIN = 5
@@ -144,7 +146,10 @@ def draw(row: ModelRow, width: int, fields: dict[str, Column], view: View, selec
 
 
 def note(row: ModelRow, view: View, room: int) -> str:
-    """The few words beside a row; the longest that fit."""
+    """The few words beside a row, the longest that fit; where there is much room, a sentence."""
+    if room >= SENTENCE:
+        told = next_step(row, view.snapshot)[1] if row.state is Shown.SLEEPING else why(row, view.snapshot)
+        return cut(told.removeprefix(row.name).lstrip(": "), room)
     return next((text for text in _notes(row, view) if len(text) <= room), cut(_notes(row, view)[-1], room))
 
 

@@ -321,8 +321,9 @@ def _link(lines: list[Line], x: int, link: Link, waiter: Waiter, view: View) -> 
         then = f"then {short_bytes(link.room)} ≥ {short_bytes(waiter.need)}: room"
     elif not occupant.popular:
         then = f"then {short_bytes(max(link.room, 0))} of {short_bytes(waiter.need)}"
-    if at + len(then) < width:
-        lines[0].end(width - 1, then, palette.serving if link.enough else palette.dim)
+    end = min(width - 1, x + 76)  # below each other, and near on a wide terminal
+    if at + len(then) <= end:
+        lines[0].end(end, then, palette.serving if link.enough else palette.dim)
     lines[1].put(x + 2, cut(holds(occupant, view), width - x - 3), palette.dim)
 
 
