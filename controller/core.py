@@ -30,6 +30,10 @@ WATCHED: dict[Resource, str] = {
 }
 #: Seconds between the news that a watch began anew and the list that finds what vanished meanwhile.
 AUDIT_DELAY = 1.0
+#: Seconds from a change of an engine's state to the status that shows it. A wake is two or more such changes within
+#: a tenth of a second: they become one write, which comes when the wake no longer needs the cores. Shorter than
+#: anybody notices.
+SETTLE = 0.15
 
 
 class Controller:
@@ -45,7 +49,7 @@ class Controller:
         self._client, self._settings = client, settings
         self.metrics = metrics or ControllerMetrics()
         self.queue: KeyedQueue[Key] = KeyedQueue()
-        self.store = Store(self.queue.add)
+        self.store = Store(self.queue.add, lambda key: self.queue.add_after(key, SETTLE))
         self._recorder = Recorder(client, clock, settings.identity)
         self._reconciler = Reconciler(client, self.store, settings, clock, self._recorder)
         self._audits: dict[Resource, asyncio.Event] = {resource: asyncio.Event() for resource in WATCHED}

@@ -19,11 +19,25 @@ log = logging.getLogger(__name__)
 SERVER_TIMEOUT, CLIENT_TIMEOUT = 290, 330
 
 
+class NoDiffs(kopf.DiffBaseStorage):
+    """kopf would copy every object several times over to tell its handlers what changed: half of its work."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Nothing is kept."""
+
+
 def build(controller: Controller, config: ClusterConfig) -> tuple[kopf.OperatorRegistry, kopf.OperatorSettings]:
     """The handlers and settings of an operator that only listens."""
     registry = kopf.OperatorRegistry()
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
+    settings.persistence.diffbase_storage = NoDiffs()
     settings.peering.standalone = True
     settings.scanning.disabled = True
     settings.watching.server_timeout = SERVER_TIMEOUT

@@ -268,9 +268,9 @@ def _field(name: str, path: str) -> Object:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a pod's sidecar says of itself in the pod's annotation; empty before its first word."""
+    """Of what a pod's sidecar says of itself in the pod's annotation, what the status needs; empty before its first
+    word. What it does at the moment is better known from the GPUs."""
 
-    state: str = ""
     boot_ready: bool = False
     error: str = ""
 
@@ -359,7 +359,7 @@ def _report(text: str) -> Report:
         said = {}
     if not isinstance(said, dict):
         said = {}
-    return Report(str(said.get("state") or ""), bool(said.get("bootReady")), str(said.get("error") or ""))
+    return Report(bool(said.get("bootReady")), str(said.get("error") or ""))
 
 
 def _memory(annotations: Mapping[str, str], spec: Mapping[str, Any]) -> int | None:

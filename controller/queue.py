@@ -52,12 +52,18 @@ class KeyedQueue(Generic[K]):
         self._timers[key] = loop.call_later(seconds, self._due, key)
 
     async def get(self) -> K:
-        """The next key; whoever gets it calls ``done`` with it."""
+        """The next key; whoever gets it calls ``done`` with it.
+
+        This turn is also the one that was asked for later: who has it asks again for what is still to come.
+        """
         while not self._waiting:
             self._news.clear()
             await self._news.wait()
         key = self._waiting.popleft()
         self._queued.discard(key)
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
         self._active.add(key)
         return key
 

@@ -1,7 +1,8 @@
 """What the controller knows of the cluster: its copy of the Models, their pods and Services, and the GPUs.
 
 Whatever brings the news (kopf's watches, full lists, answers to our own writes), nothing older replaces anything newer,
-and the Models that a change concerns are told to `on_change`.
+and the Models that a change concerns are told to `on_change`, or to `on_state` where what is to be done cannot have
+changed: no more than the state of engines, or the status itself.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from greenthread.gpu import Gpu
 from greenthread.kube.core import ObjectList
 from greenthread.kube.resources import GPUS, MODELS, PODS, SERVICES, Key, Resource, is_newer, key_of, resource_version
 from greenthread.model import Model
-from greenthread.names import ANNOTATION_FAULT, LABEL_MODEL
+from greenthread.names import ANNOTATION_FAULT, ANNOTATION_PREEMPT, ANNOTATION_SLEEP, ANNOTATION_WAKE, LABEL_MODEL
 
 log = logging.getLogger(__name__)
 
@@ -24,11 +25,12 @@ Object = dict[str, Any]
 
 #: Uids of deleted objects that are remembered, so that a list begun before does not bring them back.
 MOST_GONE = 10_000
+_WISHES = frozenset((ANNOTATION_WAKE, ANNOTATION_SLEEP, ANNOTATION_PREEMPT))
 
 
 class Store:
-    def __init__(self, on_change: Callable[[Key], None]) -> None:
-        self._on_change = on_change
+    def __init__(self, on_change: Callable[[Key], None], on_state: Callable[[Key], None]) -> None:
+        self._on_change, self._on_state = on_change, on_state
         self._objects: dict[Resource, dict[Key, Object]] = {kind: {} for kind in (MODELS, PODS, GPUS, SERVICES)}
         self._gone: OrderedDict[str, None] = OrderedDict()
         self._models: dict[Key, Model] = {}
@@ -114,26 +116,30 @@ class Store:
 
     def _tell(self, resource: Resource, key: Key, old: Object | None, new: Object | None) -> None:
         if resource is MODELS:
-            self._model_changed(key, new)
+            self._model_changed(key, old, new)
         elif resource is PODS:
-            for obj in (old, new):
-                name = ((obj or {}).get("metadata", {}).get("labels") or {}).get(LABEL_MODEL)
-                if name:
-                    owner = (key[0], name)
-                    mine = self._pods.setdefault(owner, {})
-                    if new is None:
-                        mine.pop(key, None)
-                    else:
-                        mine[key] = PodView.from_object(new)
-                    if not mine:
-                        del self._pods[owner]
+            after = None if new is None else PodView.from_object(new)
+            for name in dict.fromkeys((_model_name(old), _model_name(new))):
+                if not name:
+                    continue
+                owner = (key[0], name)
+                mine = self._pods.setdefault(owner, {})
+                before = mine.get(key)
+                if after is None:
+                    mine.pop(key, None)
+                else:
+                    mine[key] = after
+                if not mine:
+                    del self._pods[owner]
+                # a sidecar's report has counters, which say nothing here
+                if before != after or _owners(old) != _owners(new):
                     self._on_change(owner)
         elif resource is SERVICES:
             self._on_change(key)
         else:
             self._gpu_changed(key, old, new)
 
-    def _model_changed(self, key: Key, new: Object | None) -> None:
+    def _model_changed(self, key: Key, old: Object | None, new: Object | None) -> None:
         if new is None:
             self._models.pop(key, None)
             self.unplaced.discard(key)
@@ -149,7 +155,8 @@ class Store:
                 return
             self._same_name.setdefault(key[1], set()).add(key)
             if before is not None and before.deleting == self._models[key].deleting:
-                self._on_change(key)
+                tell = self._on_state if old is not None and _asked(old) == _asked(new) else self._on_change
+                tell(key)
                 return
         # the short address may change hands
         self._on_change(key)
@@ -168,7 +175,7 @@ class Store:
         after = self._gpus.get(key)
         entries_before, entries_after = _entries(before), _entries(after)
         for entry in entries_before ^ entries_after:
-            self._on_change((entry[0], entry[1]))
+            self._on_state((entry[0], entry[1]))
         if _device(before) != _device(after) or fault_before != self._faults.get(key, ""):
             for waiting in self.unplaced:
                 self._on_change(waiting)
@@ -176,6 +183,21 @@ class Store:
             for owner, pod in self.pods():
                 if pod.node == node:
                     self._on_change(owner)
+
+
+def _asked(model: Object) -> tuple[Any, ...]:
+    """Everything of a Model but its status, and wishes that are its sidecars' business."""
+    meta = {name: value for name, value in model["metadata"].items() if name != "resourceVersion"}
+    annotations = meta.pop("annotations", None) or {}
+    return meta, {name: text for name, text in annotations.items() if name not in _WISHES}, model.get("spec")
+
+
+def _model_name(pod: Object | None) -> str | None:
+    return None if pod is None else (pod["metadata"].get("labels") or {}).get(LABEL_MODEL)
+
+
+def _owners(obj: Object | None) -> Any:
+    return None if obj is None else obj["metadata"].get("ownerReferences")
 
 
 def _entries(gpu: Gpu | None) -> set[tuple[Any, ...]]:

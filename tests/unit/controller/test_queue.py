@@ -62,6 +62,42 @@ def test_the_soonest_of_two_wishes_counts() -> None:
     run(main())
 
 
+def test_a_turn_is_also_the_one_that_was_asked_for_later() -> None:
+    async def main() -> None:
+        queue: KeyedQueue[str] = KeyedQueue()
+        queue.add_after("a", 5)
+        queue.add("a")
+        queue.done(await queue.get())
+        await asyncio.sleep(10)
+        assert len(queue) == 0
+        queue.add("a")
+        await queue.get()
+        queue.add_after("a", 5)  # during the turn: it may have come too late for it
+        await asyncio.sleep(10)
+        queue.done("a")
+        assert len(queue) == 1
+
+    run(main())
+
+
+def test_news_without_end_put_nothing_off() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        queue: KeyedQueue[str] = KeyedQueue()
+
+        async def chatter() -> None:
+            while True:
+                queue.add_after("a", 1.0)
+                await asyncio.sleep(0.5)
+
+        task = asyncio.create_task(chatter())
+        await queue.get()
+        assert loop.time() == 1.0
+        task.cancel()
+
+    run(main())
+
+
 def test_no_key_is_lost_and_none_is_worked_on_twice_at_once() -> None:
     async def main() -> None:
         rng = random.Random(7)

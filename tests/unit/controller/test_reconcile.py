@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from controller.core import SETTLE
 from controller.settings import PodSettings
 from greenthread.kube.errors import NotFound
 from greenthread.kube.resources import CRDS, GPUS, HTTP_ROUTES, MODELS, NODES, PODS, SERVICES
@@ -445,5 +446,64 @@ def test_images_of_a_new_installation_roll_the_pods() -> None:
         assert len(await here.pods()) == 2
         await successor.stop()
         await here.start()
+
+    in_world(main)
+
+
+def test_the_steps_of_a_wake_become_one_write_of_the_status() -> None:
+    async def main(here: World) -> None:
+        await make_model(here.client)
+        await here.settle()
+        await here.run_pods()
+        (pod,) = await here.pods()
+        await here.occupy(pod, "node-a-0", "sleeping", 0)
+        assert (await here.model())["status"]["sleepingReplicas"] == 1
+        before = here.line._transport.requests["PATCH models"]  # type: ignore[attr-defined]
+        for state, reserved in (("waking", GIB), ("serving", GIB)):
+            await here.occupy(pod, "node-a-0", state, reserved, settle=0.04)
+        status = (await here.model())["status"]
+        assert (status["sleepingReplicas"], status["servingReplicas"]) == (1, 0)  # not while the wake needs the cores
+        await here.settle(SETTLE)
+        status = (await here.model())["status"]
+        assert (status["sleepingReplicas"], status["servingReplicas"]) == (0, 1)
+        await here.settle(10)
+        assert here.line._transport.requests["PATCH models"] == before + 1  # type: ignore[attr-defined]
+
+    in_world(main)
+
+
+def test_states_that_never_rest_do_not_keep_the_status_back() -> None:
+    async def main(here: World) -> None:
+        await make_model(here.client)
+        await here.settle()
+        await here.run_pods()
+        (pod,) = await here.pods()
+        await here.occupy(pod, "node-a-0", "waking", GIB)
+        await here.occupy(pod, "node-a-0", "serving", GIB, settle=0)
+        for reserved in range(10):
+            await here.occupy(pod, "node-a-0", "serving", GIB - reserved, settle=SETTLE / 8)
+        assert (await here.model())["status"]["servingReplicas"] == 1
+
+    in_world(main)
+
+
+def test_what_needs_doing_is_done_at_once_in_the_middle_of_a_wake() -> None:
+    async def main(here: World) -> None:
+        await make_model(here.client)
+        await here.settle()
+        await here.run_pods()
+        (pod,) = await here.pods()
+        await here.occupy(pod, "node-a-0", "waking", GIB, settle=0.01)
+        await here.client.patch(MODELS, "m", {"spec": {"replicas": 2}}, "team")
+        await asyncio.sleep(0.01)
+        assert len(await here.pods()) == 2
+        await here.occupy(pod, "node-a-0", "serving", GIB, settle=0.01)
+        await here.set_status(pod, phase="Failed", reason="Evicted", conditions=[])
+        await asyncio.sleep(0.01)
+        assert pod["metadata"]["name"] not in await here.pod_names()
+        await here.occupy(pod, "node-a-0", "deactivating", GIB, settle=0.01)
+        await here.client.delete(MODELS, "m", "team")
+        await asyncio.sleep(0.01)
+        assert (await here.condition())[1] == "Deleting"
 
     in_world(main)

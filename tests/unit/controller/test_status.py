@@ -49,7 +49,7 @@ def test_the_phases_of_a_first_boot() -> None:
         "m-0-new boots its engine on node-a/0, with 80.0G of each GPU",
     )
     assert status_of(BOOTING, gpus=[gpu((BOOTING, State.DEACTIVATING, 80 * GIB))])["phase"] == "Staging"
-    booted = replace(BOOTING, report=Report("sleeping", True))
+    booted = replace(BOOTING, report=Report(True))
     assert status_of(booted, gpus=[gpu((booted, State.SLEEPING, 0))])["phase"] == "Staging"
     done = status_of(pod(), gpus=[gpu((pod(), State.SLEEPING, 0))])
     assert done["phase"] == "Ready"
@@ -63,7 +63,7 @@ def test_phases_do_not_go_back_while_the_pods_word_is_late() -> None:
     assert booted["phase"] == "Staging"
     assert status_of(BOOTING, gpus=[asleep], previous=booted)["phase"] == "Staging"
     # a boot that failed says so, and one that has not begun is told from one that is over
-    failed = replace(BOOTING, report=Report("sleeping", False, "out of memory"))
+    failed = replace(BOOTING, report=Report(False, "out of memory"))
     assert status_of(failed, gpus=[asleep], previous=booted)["phase"] == "Failed"
     assert status_of(BOOTING, gpus=[asleep], previous=status_of(BOOTING))["phase"] == "Pending"
     other = pod(1, ready=False)
@@ -99,7 +99,7 @@ def test_failures_are_told_while_nothing_answers() -> None:
     status = status_of(broken)
     assert status["phase"] == "Failed"
     assert "ImagePullBackOff" in ready_of(status)[2]
-    refused = replace(BOOTING, report=Report("sleeping", False, "the engine ended with status 1"))
+    refused = replace(BOOTING, report=Report(False, "the engine ended with status 1"))
     assert status_of(refused)["phase"] == "Failed"
     beside = status_of(pod(hash8="old"), broken)
     assert beside["phase"] == "Ready"

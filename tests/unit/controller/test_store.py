@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from controller.store import Store
@@ -30,8 +31,16 @@ def gpu_object(version: int, state: str = "serving", used: int = 0, model: str =
 
 
 def stores() -> tuple[Store, list[tuple[str, str]]]:
+    """A store, and whom it tells of anything."""
     told: list[tuple[str, str]] = []
-    return Store(told.append), told
+    return Store(told.append, told.append), told
+
+
+def told_apart() -> tuple[Store, list[tuple[str, str]], list[tuple[str, str]]]:
+    """A store, whom it tells of what may need doing, and whom of what was done."""
+    change: list[tuple[str, str]] = []
+    state: list[tuple[str, str]] = []
+    return Store(change.append, state.append), change, state
 
 
 def test_an_older_version_changes_nothing() -> None:
@@ -76,6 +85,66 @@ def test_stats_of_a_gpu_concern_no_model_and_states_do() -> None:
     told.clear()
     store.put(GPUS, gpu_object(4, model="n"))
     assert set(told) == {("team", "m"), ("team", "n")}
+
+
+def test_an_engines_state_is_news_of_another_kind_than_what_may_need_doing() -> None:
+    store, change, state = told_apart()
+    store.put(GPUS, gpu_object(1))
+    change.clear(), state.clear()
+    store.put(GPUS, gpu_object(2, state="deactivating"))
+    assert (change, set(state)) == ([], {("team", "m")})
+    faulty = gpu_object(3, state="deactivating")
+    faulty["metadata"]["annotations"] = {"greenthread.ai/fault": "it fell off the bus"}
+    store.unplaced.add(("team", "waits"))
+    store.put(GPUS, faulty)
+    assert change == [("team", "waits")]
+
+
+def test_of_a_report_only_what_the_status_says_is_news() -> None:
+    store, change, state = told_apart()
+
+    def report(version: int, **said: Any) -> None:
+        pod = pod_object(version=version)
+        pod["metadata"]["annotations"] = {"greenthread.ai/report": json.dumps({"state": "serving", **said})}
+        store.put(PODS, pod)
+
+    report(1, requests=1, bootReady=True)
+    change.clear()
+    report(2, requests=2, inFlight=1, bootReady=True)
+    assert (change, state) == ([], [])
+    report(3, bootReady=True, error="out of memory")
+    assert change == [("team", "m")]
+    change.clear()
+    foreign = pod_object(version=4)  # nothing of its own changed, but whose it is
+    foreign["metadata"]["annotations"] = {
+        "greenthread.ai/report": json.dumps({"bootReady": True, "error": "out of memory"})
+    }
+    foreign["metadata"]["ownerReferences"] = [{"uid": "else"}]
+    store.put(PODS, foreign)
+    assert change == [("team", "m")]
+
+
+def test_a_models_status_and_wishes_are_no_reason_to_act_at_once() -> None:
+    store, change, state = told_apart()
+
+    def put(version: int, changed: dict[str, Any] | None = None, **annotations: str) -> None:
+        names = {f"greenthread.ai/{name}": text for name, text in annotations.items()}
+        store.put(MODELS, versioned(model_object(annotations=names), version) | (changed or {}))
+
+    put(1)
+    change.clear()
+    put(2, {"status": {"phase": "Ready"}})
+    put(3, wake="2026-11-22T14:03:22Z")
+    put(4, sleep="2026-11-22T14:03:22Z", preempt="2026-11-22T14:03:22Z")
+    assert (change, state) == ([], [("team", "m")] * 3)
+    put(5, engine="command")
+    assert change == [("team", "m")]
+    put(6, {"spec": {"modelName": "org/m", "replicas": 2}}, engine="command")
+    assert change == [("team", "m")] * 2
+    gone = versioned(model_object(), 7)
+    gone["metadata"] |= {"deletionTimestamp": "2026-11-22T14:04:00Z"}
+    store.put(MODELS, gone)
+    assert change == [("team", "m")] * 3
 
 
 def test_models_of_one_name_are_told_of_each_other() -> None:

@@ -105,8 +105,8 @@ class World:
                     continue
         await self.settle()
 
-    async def occupy(self, pod: dict[str, Any], gpu: str, state: str, reserved: int) -> None:
-        """As the pod's sidecar would."""
+    async def occupy(self, pod: dict[str, Any], gpu: str, state: str, reserved: int, settle: float = 0.5) -> None:
+        """As the pod's sidecar would; then `settle` virtual seconds pass."""
         obj = await self.client.get(GPUS, gpu, NAMESPACE)
         meta = pod["metadata"]
         mine = {
@@ -117,9 +117,11 @@ class World:
             "reservedMemoryBytes": reserved,
         }
         others = [entry for entry in obj["status"]["occupants"] if entry["podName"] != meta["name"]]
-        body = {"status": {"occupants": [*others, mine]}}
+        lock = {"holder": f"{meta['namespace']}/{meta['name']}", "acquiredAt": "2026-11-22T14:00:00Z"}
+        holds = state in ("converting", "waking")
+        body = {"status": {"occupants": [*others, mine], "wakeLock": lock if holds else None}}
         await self.client.patch(GPUS, gpu, body, NAMESPACE, subresource="status")
-        await self.settle()
+        await self.settle(settle)
 
 
 @asynccontextmanager
