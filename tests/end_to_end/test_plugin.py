@@ -218,10 +218,10 @@ def test_who_may_only_look_sees_everything_and_is_told_what_is_missing(
             "rules": [{"apiGroups": ["greenthread.ai", ""], "resources": ["models", "gpus", "pods", "events"],
                        "verbs": ["get", "list", "watch"]}]}  # fmt: skip
     cluster.api.kubectl("apply", "-f", "-", stdin=json.dumps(role))
-    cluster.api.kubectl("create", "serviceaccount", "looker", "-n", NAMESPACE)
+    cluster.api.kubectl("create", "serviceaccount", "looker", "-n", "default")
     cluster.api.kubectl("create", "clusterrolebinding", "looker", "--clusterrole=looker",
-                        f"--serviceaccount={NAMESPACE}:looker")  # fmt: skip
-    token = cluster.api.kubectl("create", "token", "looker", "-n", NAMESPACE).strip()
+                        "--serviceaccount=default:looker")  # fmt: skip
+    token = cluster.api.kubectl("create", "token", "looker", "-n", "default").strip()
     config = json.loads(cluster.api.kubeconfig.read_text())
     config["users"][0]["user"] = {"token": token}
     file = tmp_path / "kubeconfig"
@@ -242,6 +242,8 @@ def test_who_may_only_look_sees_everything_and_is_told_what_is_missing(
     late = plugin.run("top", *looker)
     assert (late.returncode, late.stderr.count("\n")) == (1, 1)
     assert "log in again, the token may have expired" in late.stderr
+    assert {account for account, _, _ in cluster.forbidden()} == {"default:looker"}
+    cluster.begin()  # what was refused here was meant to be
 
 
 def test_chats_stream_through_the_api_server(cluster: Cluster) -> None:
