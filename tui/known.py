@@ -26,7 +26,7 @@ SAMPLES = 24
 EVENTS_KEPT = 500
 RECORDS_KEPT = 30
 """Records kept of each model."""
-ALL_RECORDS = 2000
+ALL_RECORDS = 1000
 """Records kept of all models; of each the newest in any case."""
 REPORTS = 5.3
 """Seconds: a sidecar whose counters move reports them at least this often."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from greenthread.chat import Piece
+if TYPE_CHECKING:
+    from greenthread.chat import Piece
 
 
 class Speaker(Protocol):
