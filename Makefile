@@ -1,5 +1,5 @@
 # Everything here installs what it needs into .venv first. Only Python 3.11 or newer and make are assumed.
-.PHONY: help demo up test test-real drill check simulate bench model-check manifests lock clean
+.PHONY: help demo up test test-real drill check simulate bench model-check manifests docs release lock clean
 
 PY := .venv/bin/python
 export PYTHONUNBUFFERED := 1
@@ -57,10 +57,20 @@ manifests: ## what is generated under manifests/: dashboards, and the chart as p
 	$(PY) -m tests.testbeds.install chart
 	./scripts/manifests
 
+docs: ## the reference pages anew from the sources, and the site in site/
+	@PYTHON="$(PYTHON)" ./scripts/install dev
+	@PYTHON="$(PYTHON)" ./scripts/install docs
+	$(PY) scripts/reference.py
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
+release: ## what would be published, in dist/: sdist, wheel, krew's archive and manifest, the chart
+	@PYTHON="$(PYTHON)" ./scripts/install dev
+	$(PY) scripts/release.py
+
 lock: ## requirements.lock anew from pyproject.toml, at the newest versions
 	@PYTHON="$(PYTHON)" ./scripts/install dev
-	$$(command -v uv || echo .venv/bin/uv) pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+	$$(command -v uv || echo .venv/bin/uv) pip compile pyproject.toml --extra dev --extra docs --universal --python-version 3.11 \
 		--upgrade --no-header --quiet --output-file requirements.lock
 
 clean: ## remove .venv and what tools left
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
