@@ -37,6 +37,7 @@ class Gateway:
         self._waiting_for = set(self._reflectors)
         self._tasks: list[asyncio.Task[None]] = []
         self._started = 0
+        self.holds.starting.why = self._not_ready
         router = GatewayRouter(self.directory, self.holds, settings, self._not_ready, self.metrics.scrape)
         self.server = ProxyServer(router, ProxySettings(heartbeat=settings.heartbeat), self._finished)
         self.metrics.follow(lambda: self.server.in_flight, lambda: self.holds.held, lambda: len(self.directory.models))
@@ -73,6 +74,8 @@ class Gateway:
     async def _note_synced(self, name: str) -> None:
         await self._reflectors[name].synced()
         self._waiting_for.discard(name)
+        if not self._not_ready():
+            self.holds.starting.over.set()
         if not self._waiting_for:
             logger.info("ready: %d models", len(self.directory.models))
 
@@ -80,6 +83,7 @@ class Gateway:
         """Return when all has been read once."""
         await asyncio.gather(*(reflector.synced() for reflector in self._reflectors.values()))
         self._waiting_for.clear()
+        self.holds.starting.over.set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Watch until `stop` is set, then drain. Raises what ends a watch for good (a mistake of ours)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 
 from gateway.directory import Directory, Endpoint
@@ -25,6 +25,11 @@ _RECENT = 5  # waits that count
 def retry_after(waits: Sequence[float]) -> float:
     """Seconds until a client may well try again, from how long the last requests waited for a pod: 1 to 600."""
     return min(max(median(waits), 1.0), 600.0) if waits else UNMEASURED
+
+
+def restarting() -> Refuse:
+    """What is said to everybody when the gateway stops."""
+    return Refuse(503, "The gateway is restarting; try again.", 1.0, "restarting")
 
 
 class Hold:
@@ -63,9 +68,7 @@ class Hold:
         holds = self._holds
         loop = asyncio.get_running_loop()
         self._raise_if_hopeless()
-        if holds.held >= holds.settings.max_held:
-            message = f"{holds.held} requests wait for models to start already."
-            raise Refuse(503, message, retry_after(self._waits), "overloaded")
+        holds.raise_if_full(retry_after(self._waits))
         longest = exchange.terms.max_wait - exchange.waited
         if longest <= 0:
             raise self._refusal(exchange)
@@ -161,14 +164,14 @@ class Hold:
         """The gateway goes away: who waits is told."""
         for turn in self.waiting:
             if not turn.done():
-                turn.set_exception(Refuse(503, "The gateway is restarting; try again.", 1.0, "restarting"))
+                turn.set_exception(restarting())
 
     def _raise_if_hopeless(self) -> None:
         """Raises Refuse when waiting would be in vain."""
         namespace, name = self.key
         model = self._holds.directory.model(namespace, name)
         if self._holds.stopping:
-            raise Refuse(503, "The gateway is restarting; try again.", 1.0, "restarting")
+            raise restarting()
         if model is None or model.deleting:
             raise Refuse(404, f"The model '{name}' has been deleted.", None, "model_not_found")
         if model.spec.replicas == 0:
@@ -196,6 +199,33 @@ class Hold:
         return f" (phase {model.status.phase}{': ' + ready.message if ready and ready.message else ''})"
 
 
+class Starting:
+    """Holds every request until the gateway knows the cluster, by the rules of any other hold."""
+
+    def __init__(self, holds: Holds) -> None:
+        self.over = asyncio.Event()
+        self.why: Callable[[], str] = str
+        """What is missing still, for people."""
+        self._holds = holds
+
+    async def wait(self, exchange: Exchange) -> None:
+        """Raises Refuse when it takes too long."""
+        holds, loop = self._holds, asyncio.get_running_loop()
+        holds.raise_if_full(UNMEASURED)
+        began = loop.time()
+        holds.held += 1
+        try:
+            async with asyncio.timeout(min(holds.settings.hold_timeout, exchange.terms.max_wait)):
+                await self.over.wait()
+        except TimeoutError:
+            raise Refuse(503, f"The gateway is starting: {self.why()}.", 1.0, "starting") from None
+        finally:
+            holds.held -= 1
+        if holds.stopping:
+            raise restarting()
+        exchange.add_response_header("Server-Timing", f"start;dur={(loop.time() - began) * 1000:.1f}")
+
+
 class Holds:
     """All gates, and how many requests they hold."""
 
@@ -204,6 +234,7 @@ class Holds:
         self.settings = settings
         self.held = 0
         self.stopping = False
+        self.starting = Starting(self)
         self._gates: dict[Key, Hold] = {}
 
     def of(self, key: Key) -> Hold:
@@ -222,8 +253,14 @@ class Holds:
         if not gate.waiting and not gate.in_flight and self.directory.model(*key) is None:
             del self._gates[key]
 
+    def raise_if_full(self, retry_after: float) -> None:
+        """Raises Refuse when no more requests may be held."""
+        if self.held >= self.settings.max_held:
+            raise Refuse(503, f"{self.held} requests wait for models to start already.", retry_after, "overloaded")
+
     def stop(self) -> None:
         """Tell everybody who waits that the gateway goes away."""
         self.stopping = True
+        self.starting.over.set()
         for gate in self._gates.values():
             gate.stop()

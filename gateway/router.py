@@ -13,7 +13,7 @@ from greenthread.model import Model
 from proxy.endpoints import MODEL_PATHS
 from proxy.errors import HttpError
 from proxy.http1 import RequestHead
-from proxy.routes import Forward, ReadBody, Respond, Route
+from proxy.routes import Forward, Later, ReadBody, Respond, Route
 
 PROBES = frozenset({"/health", "/ready", "/status"})
 """Of a sidecar, reached under a Model's address by GET."""
@@ -38,6 +38,7 @@ class GatewayRouter:
         self._settings = settings
         self._ready = ready
         self._scrape = scrape
+        self._later = Later(holds.starting.wait)
 
     def route(self, request: RequestHead) -> Route:
         """The route of a request."""
@@ -46,9 +47,8 @@ class GatewayRouter:
             return self._get(request, self._health)
         if path == "/metrics":
             return self._get(request, lambda _request: self._scrape())
-        why = self._ready()
-        if why:
-            return Respond.error(request, 503, f"The gateway is starting: {why}.", "starting", [("Retry-After", "1")])
+        if self._ready():
+            return self._later
         if path in MODEL_PATHS:
             if request.method != "POST":
                 return _wrong_method(request, "POST")

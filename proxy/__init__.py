@@ -11,7 +11,7 @@ The owner implements a `Router` (and a `Gate`), makes a `ProxyServer` and starts
 from proxy.errors import error_body
 from proxy.exchange import Exchange
 from proxy.http1 import RequestHead
-from proxy.routes import Forward, Gate, Handle, Outcome, ReadBody, Refuse, Respond, Route, Router, Upstream
+from proxy.routes import Forward, Gate, Handle, Later, Outcome, ReadBody, Refuse, Respond, Route, Router, Upstream
 from proxy.server import Counters, ProxyServer
 from proxy.settings import Settings
 
@@ -21,6 +21,7 @@ __all__ = [
     "Forward",
     "Gate",
     "Handle",
+    "Later",
     "Outcome",
     "ProxyServer",
     "ReadBody",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from proxy.endpoints import STREAMED_PATHS
 from proxy.errors import HttpError, error_body, reason
 from proxy.heartbeat import BEAT, MAX_ERROR, NOT_RUN, Heartbeat, asks_for_stream, chunk, error_event, event_of_answer
 from proxy.http1 import RequestHead, ResponseHead
-from proxy.routes import Forward, Gate, Handle, Headers, Outcome, ReadBody, Refuse, Respond, Route, Upstream
+from proxy.routes import Forward, Gate, Handle, Headers, Later, Outcome, ReadBody, Refuse, Respond, Route, Upstream
 from proxy.terms import NO_TERMS, parse_terms
 
 if TYPE_CHECKING:
@@ -150,6 +150,9 @@ class Exchange:
             except HttpError as error:
                 self.fail(error.status, error.message, error.code)
                 return
+        self._ask_router()
+
+    def _ask_router(self) -> None:
         try:
             route = self._server.router.route(self.request)
         except Exception:
@@ -168,6 +171,9 @@ class Exchange:
         elif isinstance(route, Handle):
             self._drop_body()
             self._run(self._handle(route))
+        elif isinstance(route, Later):
+            self._hold_back()
+            self._run(self._later(route))
         else:
             self._collect(route)
 
@@ -195,7 +201,7 @@ class Exchange:
         if (self.content_length or 0) > self._collect_limit:
             self._too_large()
             return
-        if not self._count_collected(self._pending_bytes):
+        if not self._count_collected(sum(map(len, self._pending))):
             return
         if self.body_complete:
             self._collect_done(route)
@@ -203,6 +209,7 @@ class Exchange:
             self._gathered = bytearray().join(self._pending)
             self._pending = _NOTHING
             self._client.send_continue()
+            self._client.resume_reading()
 
     def _count_collected(self, size: int) -> bool:
         self._collected += size
@@ -259,20 +266,31 @@ class Exchange:
             self._schedule_heartbeat()
             self._run(self._enter(gate))
 
-    async def _enter(self, gate: Gate) -> None:
+    async def _passed(self, wait: Awaitable[None]) -> bool:
+        """Whether the wait ended well; if not, the client has its answer."""
         began = self._server.loop.time()
         try:
-            await gate.enter(self)
+            await wait
+            return True
         except Refuse as refusal:
             self._task = None
             self._refuse(refusal)
-            return
         except Exception:
             self._task = None
             self._broken("The gate failed")
-            return
         finally:
             self.waited += self._server.loop.time() - began
+        return False
+
+    async def _later(self, route: Later) -> None:
+        if await self._passed(route.wait(self)):
+            self._task = None
+            if not self.finished:
+                self._ask_router()
+
+    async def _enter(self, gate: Gate) -> None:
+        if not await self._passed(gate.enter(self)):
+            return
         self._task = None
         self._entered = gate
         if self.finished:  # the client left in the same moment

@@ -77,7 +77,14 @@ class Forward:
     """The owner's own, for its metrics."""
 
 
-Route = Respond | Handle | ReadBody | Forward
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Wait, then ask the router again. What `wait` raises is that of `Gate.enter`, and so is its cancellation."""
+
+    wait: Callable[[Exchange], Awaitable[None]]
+
+
+Route = Respond | Handle | ReadBody | Forward | Later
 
 
 class Router(Protocol):

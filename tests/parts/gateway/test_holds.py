@@ -7,11 +7,16 @@ import json
 import signal
 import socket
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from gateway.app import Gateway
+from gateway.settings import Settings
 from greenthread.kube.aio import AsyncClient
 from greenthread.kube.resources import ENDPOINT_SLICES, MODELS
 from localcluster.api.core import Api
@@ -21,6 +26,7 @@ from localcluster.api.storage import Store
 from tests.parts.gateway.test_routes import CHAT, error, pod
 from tests.parts.gateway.world import (
     SYSTEM,
+    Ticking,
     World,
     install,
     model_object,
@@ -184,14 +190,94 @@ async def test_ready_endpoints_first_terminating_ones_if_there_is_nothing_else()
         assert pod(await w.post(f"/llama{CHAT}", {})) == "fresh"
 
 
-async def test_before_the_cluster_is_known_the_gateway_says_so() -> None:
-    async with world() as w:
-        w.gateway._waiting_for.add("models")
+class Slow(InProcess):
+    """A way to an API that answers no list until it is told to."""
+
+    def __init__(self, api: Api) -> None:
+        super().__init__(api)
+        self.go = asyncio.Event()
+
+    async def request(self, method: str, *given: Any) -> Any:
+        if method == "GET":
+            await self.go.wait()
+        return await super().request(method, *given)
+
+
+@asynccontextmanager
+async def starting(**options: Any) -> AsyncIterator[tuple[World, Slow]]:
+    """A gateway that knows nothing of a cluster with one model yet, until `go` is set."""
+    api = Api(Store(":memory:"))
+    client = AsyncClient(InProcess(api))
+    await install(client)
+    sidecar = await play("llama-0")
+    await client.create(MODELS, model_object("llama"))
+    await client.create(ENDPOINT_SLICES, slice_object("llama", "llama-0", sidecar.upstream.port))
+    slow = Slow(api)
+    gateway = Gateway(Settings(port=0, grace=1.0, **options), AsyncClient(slow))
+    made = World(client, gateway, Ticking(), await gateway.start(), [sidecar])
+    try:
+        async with asyncio.timeout(60):
+            yield made, slow
+    finally:
+        for connection in made.clients:
+            connection.close()
+        await gateway.stop()
+        sidecar.stop()
+
+
+async def test_a_gateway_that_starts_holds_requests_until_it_knows_the_cluster() -> None:
+    async with starting() as (w, slow):
+        large = {"model": "llama", "prompt": "x" * 200_000}  # more than is read of a body that waits
+        tasks = [
+            asyncio.create_task(request)
+            for request in (
+                w.post(f"/llama{CHAT}", {}),
+                w.post(CHAT, {"model": "llama"}),
+                w.post(CHAT, large),
+                w.get("/v1/models"),
+                w.post(f"/nobody{CHAT}", {}),
+            )
+        ]
+        await w.until(lambda: w.gateway.holds.held == 5)
+        assert (await w.get("/health")).status == 503
+        slow.go.set()
+        named, by_body, long, models, unknown = await asyncio.gather(*tasks)
+        assert [pod(answer) for answer in (named, by_body, long)] == ["llama-0"] * 3
+        assert named.headers["server-timing"].startswith("start;dur=")
+        assert {json.loads(body).get("prompt") for _, body in w.sidecars[0].requests} == {None, "x" * 200_000}
+        assert (models.status, unknown.status) == (200, 404)
+        assert w.gateway.holds.held == 0
+        assert (await w.get("/health")).status == 200
+
+
+async def test_a_gateway_that_does_not_come_to_know_the_cluster_says_so() -> None:
+    async with starting(hold_timeout=0.05, max_held=1) as (w, _):
         answer = await w.post(f"/llama{CHAT}", {})
         assert (answer.status, error(answer)["code"], answer.headers["retry-after"]) == (503, "starting", "1")
-        assert (await w.get("/health")).status == 503
-        w.gateway._waiting_for.clear()
-        assert (await w.get("/health")).status == 200
+        assert "it has not read the endpointslices and models yet" in error(answer)["message"]
+    async with starting(max_held=1) as (w, _):
+        at_once = request(f"/llama{CHAT}", {}).replace(b"Host: x", b"Host: x\r\nX-GreenThread-Max-Wait: 0s")
+        assert error(await w.ask(at_once))["code"] == "starting"
+        held = asyncio.create_task(w.post(f"/llama{CHAT}", {}))
+        await w.until(lambda: w.gateway.holds.held == 1)
+        assert error(await w.post(f"/llama{CHAT}", {}))["code"] == "overloaded"
+        w.gateway.holds.stop()
+        answer = await held
+        assert (answer.status, error(answer)["code"]) == (503, "restarting")
+        assert error(await w.post(f"/llama{CHAT}", {}))["code"] == "restarting"
+
+
+async def test_who_leaves_a_gateway_that_starts_is_held_no_longer() -> None:
+    async with starting() as (w, slow):
+        client = await w.connect()
+        await client.send(request(f"/llama{CHAT}", {}))
+        await w.until(lambda: w.gateway.holds.held == 1)
+        client.close()
+        await w.until(lambda: w.gateway.holds.held == 0)
+        slow.go.set()
+        await w.gateway.ready()
+        assert pod(await w.post(f"/llama{CHAT}", {})) == "llama-0"
+        assert len(w.sidecars[0].requests) == 1
 
 
 async def test_a_stop_tells_who_is_held_and_lets_the_rest_finish() -> None:

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from proxy import Forward, Handle, ReadBody, RequestHead, Respond, Route, Settings
+from proxy import Exchange, Forward, Handle, Later, ReadBody, Refuse, RequestHead, Respond, Route, Settings
 from tests.unit.proxy.harness import GET, FakeGate, Rig, Upstream, answers, post, rig, until
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -188,6 +188,49 @@ async def test_a_handler_is_cancelled_when_its_client_leaves() -> None:
         await started.wait()
         client.close()
         await cancelled.wait()
+
+
+async def test_a_router_may_be_asked_again_later_and_the_body_waits_too() -> None:
+    go, begun, bodies = asyncio.Event(), asyncio.Event(), []
+
+    async def wait(exchange: Exchange) -> None:
+        begun.set()
+        await go.wait()
+
+    def read(request: RequestHead, body: bytes) -> Route:
+        bodies.append(body)
+        return Respond(200)
+
+    class Opening:
+        def route(self, request: RequestHead) -> Route:
+            return ReadBody(10, read) if go.is_set() else Later(wait)
+
+    async with rig(router=lambda port: Opening()) as r:
+        client = await r.client()
+        await client.send(b"POST /v1/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+        await begun.wait()
+        for piece in (b"0", b"1", b"2", b"3", b"4"):
+            await client.send(piece)
+            await asyncio.sleep(0)
+        go.set()
+        await client.send(b"56789")
+        assert (await client.answer()).status == 200
+    assert bodies == [b"0123456789"]
+
+
+@pytest.mark.parametrize(("error", "status"), [(Refuse(429, "Not now.", 3), 429), (ValueError("oops"), 500)])
+async def test_what_a_wait_raises_is_the_answer(error: Exception, status: int) -> None:
+    async def wait(exchange: Exchange) -> None:
+        raise error
+
+    class Never:
+        def route(self, request: RequestHead) -> Route:
+            return Later(wait)
+
+    async with rig(router=lambda port: Never()) as r:
+        answer = await (await r.client()).ask(GET)
+        assert answer.status == status
+        assert b"oops" not in answer.body
 
 
 LIMITS = Settings(max_head_bytes=2000, max_header_fields=10, max_body_bytes=1000)
