@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from greenthread.snapshot import build
@@ -107,6 +107,7 @@ def test_a_scale_ends_above_what_it_shows_and_not_far(value: float) -> None:
     assert value * 0.999 <= ceiling(value) <= value * 2.6
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 50)), max_size=20), st.integers(2, 80), st.integers(2, 12))
 def test_a_curve_has_the_size_it_was_given(points: list[tuple[float, float]], width: int, height: int) -> None:
     rows = curve([sorted(points)], width, height, (0, 100), (0, 50))
