@@ -246,6 +246,8 @@ class Builder:
         self._on: dict[PodRef, dict[_Name, tuple[Gpu, Occupant]]] = {}
         self._places: dict[tuple[str, int], GpuRow] = {}
         self._rows: dict[_Name, ModelRow] = {}
+        self._order: list[_Name] = []
+        self._undecided: set[_Name] = set()
         self._in_order: tuple[ModelRow, ...] = ()
         self._devices: tuple[GpuRow, ...] = ()
 
@@ -257,19 +259,23 @@ class Builder:
         now: datetime,
     ) -> Snapshot:
         """As the function of this name."""
-        touched = {key for key, row in self._rows.items() if _to_decide(row)}
-        touched |= self._take_models(models) | self._take_pods(pods)
+        touched = self._undecided | self._take_models(models) | self._take_pods(pods)
         touched |= {self._pods[ref].model for ref in self._take_gpus(gpus) if ref in self._pods}
         for key in touched:
             model = self._models.get(key)
+            self._undecided.discard(key)
             if model is None:
                 self._rows.pop(key, None)
             else:
                 own = sorted(self._pods_of.get(key, {}).items())
                 replicas = tuple(_replica(model, pod, self._entries(ref), self._places, now) for ref, pod in own)
-                self._rows[key] = _row(model, replicas)
+                self._rows[key] = row = _row(model, replicas)
+                if _to_decide(row):
+                    self._undecided.add(key)
+        if len(self._order) != len(self._rows) or not touched <= self._rows.keys():
+            self._order = sorted(self._rows)
         if touched:
-            self._in_order = tuple(self._rows[key] for key in sorted(self._rows))
+            self._in_order = tuple([self._rows[key] for key in self._order])
         return Snapshot(now, self._in_order, self._devices, self._rows.copy(), self._places)
 
     def _take_models(self, models: Iterable[Mapping[str, Any]]) -> set[_Name]:
