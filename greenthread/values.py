@@ -55,6 +55,7 @@ else:
         members["__dataclass_fields__"] = _StandardFields()
         members["__setattr__"], members["__delattr__"] = _refuse_set, _refuse_delete
         members["__init__"] = _compiling(fields)
+        members["__replace__"] = replace
         compared = [name for name, each in fields.items() if each.compare]
         key = attrgetter(*compared) if compared else _nothing
         members.setdefault("__eq__", _equality(key))

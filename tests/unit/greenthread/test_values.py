@@ -71,6 +71,7 @@ def test_they_are_frozen(value: Slotted | Open) -> None:
 def test_the_standard_librarys_functions_know_them() -> None:
     assert dataclasses.replace(Slotted(1), b="y") == Slotted(1, "y")
     assert values.replace(Slotted(1), a=2) == Slotted(2)
+    assert Slotted(1).__replace__(a=2) == Slotted(2)  # type: ignore[attr-defined]  # what copy.replace calls
     assert [field.name for field in dataclasses.fields(Open)] == ["a", "b"]
     assert dataclasses.asdict(Open(1)) == {"a": 1, "b": 2}
     assert copy.deepcopy(Slotted(1, c={"k": 1})) == Slotted(1, c={"k": 1})
