@@ -35,7 +35,8 @@ class Column:
 
 def columns(width: int, rows: Sequence[ModelRow], view: View) -> dict[str, Column]:
     """Which columns fit `width`, by title; NOTE goes first, then LAST WAKE, the sparkline, INFL."""
-    longest = max((len(view.name(key_of_row(row))) for row in rows), default=0)
+    prefix = 1 if view.several_namespaces else 0  # a slash
+    longest = max((len(row.model.name) + prefix * (len(row.model.namespace) + 1) for row in rows), default=0)
     places = max((len(_places(row)) for row in rows), default=0)
     sizes = {
         "STATE": (14, 2), "FOR": (6, 0), "GPU": (min(max(places, 5), 20), 2), "VRAM": (6, 1), "INFL": (4, 2),
