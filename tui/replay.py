@@ -16,6 +16,9 @@ from tui.data import ClusterData, Link
 from tui.history import History, NoRecording
 from tui.recording import CannotRecord, Recorder, load
 
+LARGE = 4 * 2**20
+"""Bytes of a recording from which on reading it takes a second or more."""
+
 
 class _NoCluster:
     """Answers nothing: a recording has no cluster."""
@@ -57,6 +60,8 @@ class Recording(ClusterData):
 def open_recording(path: Path, history: History) -> Recording:
     """Reads a recording to be shown. ClickException, with words for people, if it cannot be."""
     try:
+        if path.stat().st_size > LARGE:
+            click.echo(f"reading {path} …", err=True)
         about, _ = load(path, history)
     except NoRecording as error:
         raise click.ClickException(str(error)) from None
