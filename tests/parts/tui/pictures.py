@@ -15,7 +15,7 @@ from textual.strip import Strip
 
 from tests.parts.tui.looks import strips
 from tests.parts.tui.test_looks import charts_are_there, settle, shown
-from tests.parts.tui.time_travel import travelled
+from tests.parts.tui.time_travel import START, travelled
 from tests.parts.tui.world import World, ago, report
 from tui.app import Dashboard
 from tui.detail import Detail
@@ -31,6 +31,8 @@ PICTURES = {
     "light": ("story", "light", 34, ["j", "j", "j"]),
 }
 """File → story, theme, rows, keys."""
+SESSION = (70, 74, 77, 79, 81, 82.2, 83.1, 83.6, 84.2, 88, 100.3, 104)
+"""Moments of a film, seconds after the start of `time_travel`: one asks for room, another makes it."""
 
 _LOWER = {char: number / 8 for number, char in enumerate("▁▂▃▄▅▆▇█", 1)}
 _LEFT = {"▎": 0.25, "▍": 0.375}
@@ -168,6 +170,22 @@ async def traffic(world: World, app: Dashboard) -> None:
         app.data.sample()
 
 
+def film(frames: list[str], seconds: float) -> str:
+    """Pictures of one size, each shown for so long, over and over, as one SVG."""
+    head, _, _ = frames[0].partition("\n")
+    total = seconds * len(frames)
+    share = 100 / len(frames)
+    style = (
+        f"<style>.f~.f{{visibility:hidden}}.f{{animation:f {total:.1f}s steps(1) infinite}}"
+        f"@keyframes f{{0%{{visibility:visible}}{share:.3f}%{{visibility:hidden}}}}</style>"
+    )
+    out = [head, style]
+    for number, frame in enumerate(frames):
+        inner = frame.partition("\n")[2].rpartition("</svg>")[0]
+        out.append(f'<g class="f" style="animation-delay:{number * seconds:.1f}s">{inner}</g>')
+    return "\n".join([*out, "</svg>", ""])
+
+
 async def main(folder: Path) -> None:
     for name, (story, theme, rows, keys) in PICTURES.items():
         async with shown(story, theme=theme) as (world, app, pilot):
@@ -188,6 +206,13 @@ async def main(folder: Path) -> None:
         await pilot.press("j", "j", "j")
         await settle(app, pilot)
         (folder / "time-travel.svg").write_text(of(app))
+        frames = []
+        for second in SESSION:
+            app.travel._at(START.timestamp() + second)
+            app.paint()
+            await settle(app, pilot)
+            frames.append(of(app))
+        (folder / "session.svg").write_text(film(frames, 1.2))
 
 
 if __name__ == "__main__":
