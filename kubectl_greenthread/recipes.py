@@ -16,7 +16,7 @@ from greenthread.kube.resources import MODELS
 from greenthread.names import ANNOTATION_ENGINE
 from greenthread.values import dataclass
 from kubectl_greenthread.failures import Failure, NoSuchModel, NotAllowed
-from kubectl_greenthread.output import is_objects, out, print_objects
+from kubectl_greenthread.output import is_objects, out, print_objects, tell
 from kubectl_greenthread.reading import bare_name
 from kubectl_greenthread.terminal import Cell, Column
 
@@ -201,6 +201,9 @@ def _apply(session: Session, recipe: Recipe, manifest: Object) -> None:
     if session.readonly:
         raise NotAllowed("--readonly is on: nothing is changed")
     namespace = manifest["metadata"]["namespace"]
+    if session.verbose:
+        flags = " ".join(["", *session.kubectl_flags])
+        tell(f"kubectl greenthread recipes {recipe.name} -n {namespace} | kubectl{flags} apply -f -")
     if session.dry_run == "client":
         answer(session, [manifest], [f"created {recipe.name} in {namespace}"])
         return

@@ -64,8 +64,12 @@ def test_it_applies_one(cluster: Cluster, plugin: Plugin) -> None:
     model = cluster.client.get(MODELS, "bge-m3", SYSTEM)
     assert model["spec"]["modelName"] == "BAAI/bge-m3"
     assert model["spec"]["sleep"]["idleTimeout"] == "5m"  # the CRD's defaults
+    assert (
+        "recipes bge-m3 -n prod | kubectl apply -f -\n"
+        in plugin("recipes", "bge-m3", "--apply", "-n", "prod", "-v").err
+    )
     assert plugin("recipes", "bge-m3", "--apply").out == f"left unchanged bge-m3 in {SYSTEM}\n"
-    assert "created bge-m3 in prod" in plugin("recipes", "models/bge-m3", "--apply", "-n", "prod").out
+    assert "left unchanged bge-m3 in prod" in plugin("recipes", "models/bge-m3", "--apply", "-n", "prod").out
     assert cluster.client.get(MODELS, "bge-m3", "prod")["spec"] == model["spec"]
     assert "give the installation your Hugging Face token" in plugin("recipes", "llama-3-1-8b", "--apply").out
 

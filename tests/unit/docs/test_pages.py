@@ -78,6 +78,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         file, _, anchor = target.partition("#")
         there = (page.parent / file).resolve() if file else page
         assert there.exists(), f"{page.name}: {target}"
+        assert page.parent == ROOT or there.is_relative_to(DOCS), f"{page.name}: {target} is no page of the site"
         if anchor and there.suffix == ".md":
             headings = {
                 slug(title) for title in re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.MULTILINE)
