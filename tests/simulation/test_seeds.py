@@ -32,5 +32,5 @@ def test_a_seed_replays_exactly():
 
 @pytest.mark.parametrize("name", ["releases-before-the-engine-sleeps", "ignores-popular", "forgets-its-intent"])
 def test_what_is_broken_on_purpose_is_found(name):
-    done = simulation("--break", name, "--seeds", "12")
+    done = simulation("--break", name, "--seeds", "60")  # a schedule in ten or so shows it
     assert done.returncode == 0, f"not found: {done.stdout}{done.stderr}"
