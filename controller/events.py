@@ -8,6 +8,7 @@ import uuid
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
+from zlib import crc32
 
 from greenthread.clock import Clock
 from greenthread.kube.aio import AsyncClient
@@ -22,8 +23,12 @@ log = logging.getLogger(__name__)
 MOST_KNOWN = 4096
 #: Events of one Model at once, and seconds until it may have one more.
 BURST, REFILL = 25, 30.0
-MOST_WAITING = 1000
+#: Events that are written at once, and that may wait for each of these writers.
+WRITERS, MOST_WAITING = 4, 1000
 COMPONENT = "greenthread-controller"
+
+
+Lane = asyncio.Queue[tuple[Model, str, str, str]]
 
 
 @dataclass
@@ -45,7 +50,7 @@ class Recorder:
         self._client, self._clock, self._instance = client, clock, instance
         self._known: OrderedDict[tuple[str, str, str], _Known] = OrderedDict()
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
-        self._queue: asyncio.Queue[tuple[Model, str, str, str]] = asyncio.Queue(MOST_WAITING)
+        self._lanes: list[Lane] = [asyncio.Queue(MOST_WAITING) for _ in range(WRITERS)]
 
     def normal(self, model: Model, reason: str, message: str) -> None:
         self._put(model, "Normal", reason, message)
@@ -55,8 +60,13 @@ class Recorder:
 
     async def run(self) -> None:
         """Writes what was put, until cancelled."""
+        async with asyncio.TaskGroup() as writers:
+            for lane in self._lanes:
+                writers.create_task(self._write_all(lane))
+
+    async def _write_all(self, lane: Lane) -> None:
         while True:
-            model, kind, reason, message = await self._queue.get()
+            model, kind, reason, message = await lane.get()
             try:
                 await self._write(model, kind, reason, message)
             except KubeError as error:
@@ -67,7 +77,8 @@ class Recorder:
         if not self._allowed(model.uid):
             return
         try:
-            self._queue.put_nowait((model, kind, reason, message[:1024]))
+            # a Model's events stay in their order
+            self._lanes[crc32(model.uid.encode()) % WRITERS].put_nowait((model, kind, reason, message[:1024]))
         except asyncio.QueueFull:
             log.warning("event %s of model %s/%s is lost: too many wait", reason, model.namespace, model.name)
 

@@ -216,8 +216,7 @@ class Reconciler:
 
         GPU objects go with their node, by their owner reference; so the nodes themselves need no watch.
         """
-        with_gpus = {gpu.node for gpu in self._store.gpus()}
-        suspects = {pod.node for pod in pods if pod.node and pod.node not in with_gpus}
+        suspects = {pod.node for pod in pods if pod.node and not self._store.has_gpus(pod.node)}
         lost = suspects - set(await self._nodes.all()) if suspects else set()
         return lost, suspects - lost
 
@@ -233,13 +232,7 @@ class Reconciler:
 
     def _gpus(self, model: Model) -> list[Gpu]:
         """GPUs that know this Model."""
-        key = self._key(model)
-        return [
-            gpu
-            for gpu in sorted(self._store.gpus(), key=lambda gpu: (gpu.node, gpu.index))
-            if any((entry.pod.namespace, entry.model) == key for entry in gpu.occupants)
-            or any((entry.pod.namespace, entry.model) == key for entry in gpu.intents)
-        ]
+        return self._store.gpus_of(self._key(model))
 
     # Service and route
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from controller.pods import PodView
 from greenthread.gpu import Gpu
@@ -22,6 +22,7 @@ from greenthread.names import ANNOTATION_FAULT, ANNOTATION_PREEMPT, ANNOTATION_S
 log = logging.getLogger(__name__)
 
 Object = dict[str, Any]
+K = TypeVar("K")
 
 #: Uids of deleted objects that are remembered, so that a list begun before does not bring them back.
 MOST_GONE = 10_000
@@ -37,6 +38,8 @@ class Store:
         self._same_name: dict[str, set[Key]] = {}
         self._pods: dict[Key, dict[Key, PodView]] = {}  # by the Model's key
         self._gpus: dict[Key, Gpu] = {}
+        self._gpus_of: dict[Key, set[Key]] = {}  # by the Model's key: those that name it
+        self._gpus_on: dict[str, set[Key]] = {}  # by node
         self._faults: dict[Key, str] = {}
         #: Models without a place for a replica: every change of the GPUs concerns them.
         self.unplaced: set[Key] = set()
@@ -44,6 +47,7 @@ class Store:
     # reading
 
     def object(self, resource: Resource, key: Key) -> Object | None:
+        """The object as last seen; of pods and GPUs only the metadata, since the rest is kept as a value."""
         return self._objects[resource].get(key)
 
     def model(self, key: Key) -> Model | None:
@@ -69,6 +73,14 @@ class Store:
     def gpus(self) -> Iterable[Gpu]:
         return self._gpus.values()
 
+    def gpus_of(self, key: Key) -> list[Gpu]:
+        """The GPUs that name this Model, by node and index."""
+        found = (self._gpus[gpu] for gpu in self._gpus_of.get(key, ()))
+        return sorted(found, key=lambda gpu: (gpu.node, gpu.index))
+
+    def has_gpus(self, node: str) -> bool:
+        return node in self._gpus_on
+
     def fault(self, gpu: Gpu) -> str:
         """Why the agent calls the device unusable, or ""."""
         return self._faults.get((gpu.namespace, gpu.name), "")
@@ -84,7 +96,8 @@ class Store:
         if old is not None and not is_newer(resource_version(obj), resource_version(old)):
             return False
         obj["metadata"].pop("managedFields", None)  # half of an object's size, and nobody asks for it
-        objects[key] = obj
+        # a pod is large, and there is one for each replica in the cluster
+        objects[key] = {"metadata": obj["metadata"]} if resource in (PODS, GPUS) else obj
         self._tell(resource, key, old, obj)
         return True
 
@@ -173,6 +186,8 @@ class Store:
             self._gpus[key] = Gpu.from_object(new)
             self._faults[key] = (new["metadata"].get("annotations") or {}).get(ANNOTATION_FAULT, "")
         after = self._gpus.get(key)
+        _move(self._gpus_on, key, _node(before), _node(after))
+        _move(self._gpus_of, key, _named(before), _named(after))
         entries_before, entries_after = _entries(before), _entries(after)
         for entry in entries_before ^ entries_after:
             self._on_state((entry[0], entry[1]))
@@ -207,6 +222,28 @@ def _entries(gpu: Gpu | None) -> set[tuple[Any, ...]]:
     occupants = {(o.pod.namespace, o.model, o.pod.name, o.state, o.reserved) for o in gpu.occupants}
     waiting = {(i.pod.namespace, i.model, i.pod.name, "waits", i.requested) for i in gpu.intents}
     return occupants | waiting
+
+
+def _named(gpu: Gpu | None) -> set[Key]:
+    """The Models that a GPU names."""
+    if gpu is None:
+        return set()
+    holders = {(occupant.pod.namespace, occupant.model) for occupant in gpu.occupants}
+    return holders | {(intent.pod.namespace, intent.model) for intent in gpu.intents}
+
+
+def _node(gpu: Gpu | None) -> set[str]:
+    return {gpu.node} if gpu is not None and gpu.node else set()
+
+
+def _move(index: dict[K, set[Key]], key: Key, before: set[K], after: set[K]) -> None:
+    """Makes an index name an object under `after` and no longer under the rest of `before`."""
+    for name in before - after:
+        index[name].discard(key)
+        if not index[name]:
+            del index[name]
+    for name in after - before:
+        index.setdefault(name, set()).add(key)
 
 
 def _device(gpu: Gpu | None) -> tuple[Any, ...]:
