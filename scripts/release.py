@@ -59,12 +59,15 @@ def build(python: Path, source: Path, out: Path, *targets: str) -> list[Path]:
     return sorted(out.iterdir())
 
 
-def krew_archive(wheel: Path, out: Path) -> Path:
-    """`kubectl-greenthread-VERSION.tar.gz`: a launcher, and beside it the wheel with what it needs; no timestamps."""
+def krew_archive(python: Path, wheel: Path, out: Path) -> Path:
+    """`kubectl-greenthread-VERSION.tar.gz`: a launcher, and beside it the wheel with what it needs; no timestamps.
+
+    `python` has pip. Raises CalledProcessError.
+    """
     archive = out / f"kubectl-greenthread-{version()}.tar.gz"
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        install = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
+        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
         run(*install, "--constraint", str(ROOT / "requirements.lock"), "--target", str(folder / "lib"), str(wheel))
         shutil.rmtree(folder / "lib" / "bin", ignore_errors=True)  # scripts that name this machine's Python
         for record in folder.glob("lib/*.dist-info/*"):
@@ -104,8 +107,8 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory() as temporary:
             python = virtual_environment(Path(temporary) / "venv", "hatchling")
-            built = build(python, ROOT, out)
-        archive = krew_archive(next(file for file in built if file.suffix == ".whl"), out)
+            build(python, ROOT, out)
+            archive = krew_archive(python, out / f"greenthread-{version()}-py3-none-any.whl", out)
         (out / "greenthread.krew.yaml").write_text(krew_manifest(archive), encoding="utf-8")
         if helm := shutil.which("helm"):
             run(helm, "package", str(ROOT / "manifests" / "charts" / "greenthread"), "--destination", str(out))

@@ -15,6 +15,17 @@ _KNOWN = {
     "openai/whisper-large-v3": 1.54,
     "openai/whisper-large-v3-turbo": 0.81,
     "baai/bge-m3": 0.57,
+    "baai/bge-reranker-v2-m3": 0.57,
+    "microsoft/phi-4-mini-instruct": 3.8,
+    "ibm-granite/granite-4.0-h-tiny": 6.9,
+    "mistralai/magistral-small-2509": 24.0,
+    "google/gemma-4-e4b-it": 8.0,
+    "deepseek-ai/deepseek-ocr": 3.3,
+    "zai-org/glm-4.7-flash": 31.2,
+    "minimaxai/minimax-m2.5": 230.0,
+    "deepseek-ai/deepseek-v3.2": 685.0,
+    "zai-org/glm-5-fp8": 744.0,
+    "moonshotai/kimi-k2.5": 1040.0,
     "mistralai/mixtral-8x7b-instruct-v0.1": 46.7,
     "mistralai/mixtral-8x22b-instruct-v0.1": 140.6,
 }
@@ -23,6 +34,11 @@ _DEFAULT_BILLIONS = 1.0
 _BYTES_BY_QUANTIZATION = {
     "mxfp4": 0.55, "nvfp4": 0.56, "awq": 0.56, "awq_marlin": 0.56, "gptq": 0.56, "gptq_marlin": 0.56,
     "bitsandbytes": 0.56, "fp8": 1.03, "modelopt": 1.03, "modelopt_fp4": 0.56, "int8": 1.03,
+}  # fmt: skip
+# of those that come quantized, where the name does not say so
+_BYTES_BY_MODEL = {
+    "openai/gpt-oss-120b": 0.56, "minimaxai/minimax-m2.5": 1.03, "deepseek-ai/deepseek-v3.2": 1.03,
+    "moonshotai/kimi-k2.5": 0.57, "mistralai/ministral-3-8b-instruct-2512": 1.3,
 }  # fmt: skip
 _BYTES_BY_DTYPE = {"float32": 4.0, "float": 4.0}
 
@@ -49,5 +65,11 @@ def billions(model: str) -> float:
 
 def weight_bytes(model: str, dtype: str, quantization: str) -> int:
     """Bytes of the whole model's weights in GPU memory, over all its GPUs."""
-    per_parameter = _BYTES_BY_QUANTIZATION.get(quantization.lower()) or _BYTES_BY_DTYPE.get(dtype, 2.0)
+    name = model.rstrip("/").lower()
+    named = next((word for word in re.split(r"[-_/]", name) if word in _BYTES_BY_QUANTIZATION), "")
+    per_parameter = (
+        _BYTES_BY_QUANTIZATION.get(quantization.lower() or named)
+        or _BYTES_BY_MODEL.get(name)
+        or _BYTES_BY_DTYPE.get(dtype, 2.0)
+    )
     return int(billions(model) * 1e9 * per_parameter)

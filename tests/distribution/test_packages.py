@@ -91,7 +91,7 @@ def contents(wheel: Path) -> dict[str, bytes]:
 
 
 def test_krews_archive_works_where_there_is_only_python(built: Built, tmp_path: Path) -> None:
-    archive = release.krew_archive(built.wheel, tmp_path)
+    archive = release.krew_archive(built.hatchling, built.wheel, tmp_path)
     manifest = yaml.safe_load(release.krew_manifest(archive))
     (platform,) = manifest["spec"]["platforms"]
     assert platform["uri"].rpartition("/")[2] == archive.name

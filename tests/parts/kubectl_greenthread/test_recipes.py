@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any, cast
 
 import pytest
@@ -14,6 +16,7 @@ from tests.unit.greenthread_kube.scripted import Answer, Asked, status
 
 from .cluster import SYSTEM, Cluster
 from .conftest import Plugin
+from .test_program import SLOW
 
 
 @pytest.fixture
@@ -51,6 +54,19 @@ def test_a_recipe_that_is_not_there(plugin: Plugin) -> None:
     assert "there is no recipe qwen3-8b; did you mean qwen-3-8b" in ran.err
     assert "`recipes` lists them" in plugin("recipes", "../../etc/passwd").err
     assert plugin("recipes", "--apply").code == 1
+
+
+@pytest.mark.usefixtures("no_cluster")
+@pytest.mark.parametrize("args", [["recipes"], ["recipes", "bge-m3"], ["__complete", "recipes", "b"]])
+def test_it_starts_as_quickly_as_other_verbs(args: list[str]) -> None:
+    code = (
+        "import sys, kubectl_greenthread.main as main; code = main.run(sys.argv[1:], 'x'); "
+        "print(code, *{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=True)
+    exit_code, *modules = done.stderr.split()
+    assert exit_code == "0"
+    assert not set(modules) & (SLOW | {"click", "importlib.metadata", "localcluster"})
 
 
 @pytest.mark.usefixtures("no_cluster")

@@ -8,6 +8,7 @@ import yaml
 from greenthread.model import Model
 from kubectl_greenthread import recipes
 from localcluster.engine.memory import CONTEXT_BYTES
+from localcluster.engine.weights import weight_bytes
 
 ALL = recipes.all_recipes()
 each = pytest.mark.parametrize("recipe", ALL, ids=lambda recipe: recipe.name)
@@ -89,3 +90,13 @@ def test_the_smallest_share_starts_and_a_smaller_one_does_not(recipe: recipes.Re
             continue
         assert share * card >= recipe.needs - recipes.CONTEXT > (share - 0.01) * card - 1e-9
         assert share * card + recipes.CONTEXT <= card
+
+
+@each
+def test_the_simulated_engine_starts_where_the_recipe_says(recipe: recipes.Recipe) -> None:
+    """And so a mistyped size shows: the simulation takes sizes from names, or knows them."""
+    size = weight_bytes(recipe.spec["modelName"], recipe.spec["dtype"], recipe.spec.get("quantization", "")) / 2**30
+    if recipe.name != "gpt-oss-20b":  # simulated with the two bytes that its dtype says; it has half a one
+        assert recipe.weights / 1.7 < size < recipe.weights * 1.3
+        for _, card in recipes.CARDS:
+            assert not recipe.starts(card) or size / recipe.gpus < recipe.share * card
