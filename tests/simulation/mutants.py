@@ -263,6 +263,14 @@ def cleans_up_after_the_living() -> None:
 
 
 @mutant
+def keeps_silent_about_who_is_down() -> None:
+    """The agent does not say that the sidecar of an occupant is down: its memory counts as coming."""
+    from controller.agent import cleanup
+
+    cleanup.stands_in_the_way = lambda occupant: False
+
+
+@mutant
 def frees_what_a_process_still_holds() -> None:
     """The agent does not look whether the dead pod's processes are gone."""
     from controller.agent import agent

@@ -27,6 +27,7 @@ from controller.settings import Settings as ControllerSettings
 from gateway.app import Gateway
 from gateway.settings import Settings as GatewaySettings
 from greenthread.clock import format_time
+from greenthread.gpu import State
 from greenthread.kube.aio import AsyncClient
 from greenthread.kube.errors import KubeError, NotFound
 from greenthread.kube.reflector import Reflector
@@ -52,6 +53,8 @@ TOTAL = 100 * GIB
 CALM = 500.0
 #: A silent watch is found out after 90 s, a swallowed request after 30; then comes one pause of up to 10 s.
 SILENCE, SWALLOWED = 105.0, 45.0
+#: Longer than clients are kept waiting.
+STAYS_DOWN = 30.0
 
 
 @cache
@@ -268,6 +271,9 @@ class World:
             if not self.violations:
                 await self._everybody_is_served()
                 self.checks.rest()
+            if not self.violations:
+                await self._a_sidecar_stays_down()
+                self.checks.rest()
             self.checks.answers()
         finally:
             tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
@@ -408,9 +414,33 @@ class World:
                 for _ in range(3):
                     self.new_ask(f"m{number}")
             await self._come_to_rest()
-            for request in self.asks[first:]:
-                if request.outcome != "answered":
-                    self.checks.violated(f"in calm, {request.id} of {request.model} got {request.outcome or 'nothing'}")
+            self._all_answered(first, "in calm")
+
+    async def _a_sidecar_stays_down(self) -> None:
+        """While it serves, or leaves. Whoever fits beside what its engine holds is served all the same."""
+        rng = self.rng
+        serving = [pod for pod in self.pods.values() if self.checks.entry_state(pod, State.SERVING)]
+        if not serving:
+            return
+        down = rng.choice(serving)
+        if rng.random() < 0.7 and down.sidecar is not None:
+            down.sidecar.lifecycle.wish_sleep(preempt=False)
+            for _ in range(5000):
+                if not self.checks.entry_state(down, State.SERVING):
+                    break
+                await asyncio.sleep(0.001)
+        down.kill(after=STAYS_DOWN)
+        first = len(self.asks)
+        beside = [pod.model for pod in self.pods.values() if pod is not down and self.checks.fits_beside(pod, down)]
+        for model in rng.sample(beside, min(len(beside), 2)):
+            self.new_ask(model)
+        await self._come_to_rest()
+        self._all_answered(first, f"while the sidecar of {down.ref.name} was down")
+
+    def _all_answered(self, first: int, when: str) -> None:
+        for request in self.asks[first:]:
+            if request.outcome != "answered":
+                self.checks.violated(f"{when}, {request.id} of {request.model} got {request.outcome or 'nothing'}")
 
     def _ended(self) -> bool:
         """Whether it has failed already: the rest would only blur the history."""
