@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,10 +45,11 @@ class ProcessGroup:
         process.wait()
 
     def stop(self) -> None:
-        """Kills them all, last started first; may be called twice."""
-        for name in reversed(list(self.running)):
-            self.kill(name)
-        self._guard.kill()
-        self._guard.wait()
+        """Kills them all, and what they have started in their group; may be called twice."""
+        if self._guard.returncode is None:  # until it is waited for, the group's number is ours
+            os.killpg(self._guard.pid, signal.SIGKILL)
+        for process in (*self.running.values(), self._guard):
+            process.wait()
+        self.running.clear()
         if self._guard.stdin:
             self._guard.stdin.close()

@@ -86,10 +86,15 @@ def test_what_a_killed_test_has_started_is_gone_too(tmp_path: Path) -> None:
 def test_a_group_is_ended_by_its_stop(tmp_path: Path) -> None:
     group = ProcessGroup()
     group.start("sleep", ["sleep", "100"], tmp_path / "log")
+    # as nginx does, and a pod's gate
+    group.start("parent", ["sh", "-c", "sleep 100 & echo $!; wait"], tmp_path / "pid")
+    assert until(lambda: (tmp_path / "pid").read_text().endswith("\n"))
+    grandchild = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/cmdline")
     process = group.running["sleep"]
     group.stop()
     group.stop()
     assert process.returncode == -signal.SIGKILL
+    assert until(lambda: not grandchild.exists() or not grandchild.read_bytes())
 
 
 @pytest.fixture
