@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -26,14 +27,17 @@ def container(run_dir):
 
     def start(command="echo up >>$RUN_DIR/started; exec sleep 600"):
         process = subprocess.Popen(
-            ["/bin/sh", "-c", GATE, "gate", "sh", "-c", command], env={**os.environ, "RUN_DIR": str(run_dir)}
+            ["/bin/sh", "-c", GATE, "gate", "sh", "-c", command],
+            env={**os.environ, "RUN_DIR": str(run_dir)},
+            process_group=0,
         )
         started.append(process)
         return process
 
     yield start
     for process in started:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):  # the process that waits at the gate is the gate's child
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
