@@ -13,7 +13,7 @@ from controller.nodes import Nodes, excluded, hostname
 from controller.plan import Plan, known_memory, plan
 from controller.pods import PodView, SpecError, make_pod, template_hash
 from controller.settings import Settings
-from controller.status import Situation, merge_patch, model_status
+from controller.status import STAGING, Situation, merge_patch, model_status
 from controller.store import Store
 from greenthread.clock import Clock
 from greenthread.gpu import Gpu
@@ -362,7 +362,8 @@ class Reconciler:
             return  # deleted meanwhile: the watch will tell
         self._store.put(MODELS, written)
         phase = status["phase"]
-        if phase != previous.get("phase", "Pending"):  # that it begins is said by the event of its first pod
+        # that it begins is said by the event of its first pod, that it has booted by its sidecar's
+        if phase not in (previous.get("phase", "Pending"), STAGING):
             ready = next(c for c in status["conditions"] if c["type"] == "Ready")
             tell = self._recorder.warning if phase == "Failed" else self._recorder.normal
             tell(model, "Deleting" if model.deleting else phase, ready["message"])

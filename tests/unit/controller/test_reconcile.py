@@ -57,6 +57,21 @@ def test_a_model_gets_a_pod_a_service_a_finalizer_and_a_status() -> None:
     in_world(main)
 
 
+def test_events_tell_a_start_once_each_and_leave_the_end_of_the_boot_to_its_sidecar() -> None:
+    async def main(here: World) -> None:
+        await make_model(here.client)
+        await here.settle()
+        (pod,) = await here.pods()
+        await here.occupy(pod, "node-a-0", "converting", 80 * GIB)
+        await here.occupy(pod, "node-a-0", "deactivating", 80 * GIB)
+        assert (await here.model())["status"]["phase"] == "Staging"
+        await here.occupy(pod, "node-a-0", "sleeping", 0)
+        await here.run_pods()
+        assert sorted(event.partition(":")[0] for event in await here.events()) == ["Converting", "PodCreated", "Ready"]
+
+    in_world(main)
+
+
 def test_nothing_is_written_while_nothing_changes() -> None:
     async def main(here: World) -> None:
         await make_model(here.client)

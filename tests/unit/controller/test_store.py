@@ -164,3 +164,32 @@ def test_a_model_that_its_crd_would_refuse_stops_nobody() -> None:
     del broken["spec"]["modelName"]
     store.put(MODELS, versioned(broken, 1))
     assert store.model(("team", "m")) is None
+
+
+def test_the_gpus_that_name_a_model_are_found_without_asking_all() -> None:
+    store, _ = stores()
+    m, other = ("team", "m"), ("team", "other")
+    store.put(GPUS, gpu_object(1))
+    assert [gpu.name for gpu in store.gpus_of(m)] == ["n-0"]
+    assert store.gpus_of(other) == []
+    store.put(GPUS, gpu_object(2, model="other"))
+    assert store.gpus_of(m) == []
+    assert [gpu.name for gpu in store.gpus_of(other)] == ["n-0"]
+    waiting = gpu_object(3, model="other")
+    intent = {"namespace": "team", "podName": "m-0-abc", "modelName": "m", "requestedMemoryBytes": GIB}
+    waiting["status"]["preemptionIntents"] = [intent | {"since": "2026-11-22T14:00:00Z"}]
+    store.put(GPUS, waiting)
+    assert [gpu.name for gpu in store.gpus_of(m)] == ["n-0"]
+    assert store.has_gpus("n")
+    store.remove(GPUS, waiting)
+    assert store.gpus_of(other) == []
+    assert not store.has_gpus("n")
+
+
+def test_of_a_pod_only_what_is_asked_for_is_kept() -> None:
+    store, _ = stores()
+    pod = pod_object(version=1) | {"spec": {"nodeName": "n", "containers": []}, "status": {"phase": "Running"}}
+    store.put(PODS, pod)
+    assert store.object(PODS, ("team", "m-0-abc")) == {"metadata": pod["metadata"]}
+    [seen] = store.pods_of(("team", "m"))
+    assert (seen.node, seen.phase) == ("n", "Running")
