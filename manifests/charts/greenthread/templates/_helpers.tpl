@@ -13,6 +13,11 @@ app.kubernetes.io/component: {{ ternary "gateway" .part (eq .part "apiserver") }
 app.kubernetes.io/instance: {{ .root.Release.Name }}
 {{- end }}
 
+{{/* Labels of a part's own objects and pods, no key twice: (dict "root" $ "part" "controller") */}}
+{{- define "greenthread.partLabels" -}}
+{{ merge (include "greenthread.selector" . | fromYaml) (include "greenthread.labels" .root | fromYaml) | toYaml }}
+{{- end }}
+
 {{/* Image of a part: (dict "root" $ "image" .Values.controller.image) */}}
 {{- define "greenthread.image" -}}
 {{- $name := printf "%s/%s" (trimSuffix "/" .root.Values.image.registry) .image.repository -}}
