@@ -11,7 +11,7 @@ from greenthread.units import parse_duration
 from tests.drill.drill import Drill, report
 from tests.testbeds.embedded import EmbeddedApi
 from tests.testbeds.kube import GARBAGE_COLLECTION, RealApi
-from tests.testbeds.programs import Missing
+from tests.testbeds.programs import Missing, need
 
 
 def main() -> int:
@@ -23,7 +23,11 @@ def main() -> int:
     chosen = parser.parse_args()
     seed = chosen.seed if chosen.seed is not None else random.randrange(10**6)
     try:
-        bed = RealApi(GARBAGE_COLLECTION) if chosen.api == "real" else EmbeddedApi()
+        if chosen.api == "real":
+            need("helm")  # makes the parts' accounts
+            bed: RealApi | EmbeddedApi = RealApi(GARBAGE_COLLECTION)
+        else:
+            bed = EmbeddedApi()
     except Missing as missing:
         print(missing, file=sys.stderr)
         return 2

@@ -12,7 +12,7 @@ from tests.drill.faults import Fault
 from tests.drill.load import Load, Request
 from tests.drill.processes import MIB, Life
 from tests.testbeds.kube import GARBAGE_COLLECTION, RealApi
-from tests.testbeds.programs import Missing, skip_or_fail
+from tests.testbeds.programs import Missing, need, skip_or_fail
 
 #: How long clients ask: `DRILL_TIME=5m`.
 TIME = parse_duration(os.environ.get("DRILL_TIME", "60s"))
@@ -23,6 +23,7 @@ TIME = parse_duration(os.environ.get("DRILL_TIME", "60s"))
 @pytest.mark.timeout(TIME * 4 + 300)
 def test_nothing_is_lost_while_parts_die() -> None:
     try:
+        need("helm")  # makes the parts' accounts
         bed = RealApi(GARBAGE_COLLECTION)
     except Missing as missing:
         skip_or_fail(missing)
