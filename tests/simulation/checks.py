@@ -128,11 +128,13 @@ class Checks:
         mine = [gpu.occupant(pod.ref) for gpu in self._gpus.values()]
         return any(occupant is not None and occupant.state is state for occupant in mine)
 
-    def fits_beside(self, pod: SimPod, other: SimPod) -> bool:
-        """Whether there is room for a pod on its GPUs when all but ``other`` sleep."""
+    def needs_others(self, pod: SimPod, down: SimPod) -> bool:
+        """Whether a pod that sleeps has no room on its GPUs, and would if all but ``down`` slept."""
+        need = self._world.needs[pod.model]
         mine = [gpu for gpu in self._gpus.values() if gpu.occupant(pod.ref) is not None]
-        held = {gpu.name: entry.reserved for gpu in mine if (entry := gpu.occupant(other.ref)) is not None}
-        return all(gpu.total - gpu.foreign - held.get(gpu.name, 0) >= self._world.needs[pod.model] for gpu in mine)
+        held = {gpu.name: entry.reserved for gpu in mine if (entry := gpu.occupant(down.ref)) is not None}
+        sleeps = self.entry_state(pod, State.SLEEPING) and any(gpu.room < need for gpu in mine)
+        return sleeps and all(gpu.total - gpu.foreign - held.get(gpu.name, 0) >= need for gpu in mine)
 
     def _tell(self, before: Gpu, after: Gpu) -> None:
         note = self._world.note

@@ -420,9 +420,13 @@ class World:
         """While it serves, or leaves. Whoever fits beside what its engine holds is served all the same."""
         rng = self.rng
         serving = [pod for pod in self.pods.values() if self.checks.entry_state(pod, State.SERVING)]
-        if not serving:
+        beside: list[str] = []
+        for down in rng.sample(serving, len(serving)):
+            beside = [pod.model for pod in self.pods.values() if self.checks.needs_others(pod, down)]
+            if beside:
+                break
+        else:
             return
-        down = rng.choice(serving)
         if rng.random() < 0.7 and down.sidecar is not None:
             down.sidecar.lifecycle.wish_sleep(preempt=False)
             for _ in range(5000):
@@ -431,7 +435,6 @@ class World:
                 await asyncio.sleep(0.001)
         down.kill(after=STAYS_DOWN)
         first = len(self.asks)
-        beside = [pod.model for pod in self.pods.values() if pod is not down and self.checks.fits_beside(pod, down)]
         for model in rng.sample(beside, min(len(beside), 2)):
             self.new_ask(model)
         await self._come_to_rest()
