@@ -214,7 +214,9 @@ def measure(gpus: int, models: int, rate: float, minutes: float, pairs: int) -> 
             change(rate)
             result["busy_cpu_percent"], result["busy_kib_per_second"] = cpu_percent(terminal, 30)
             result["changes_made_per_second"] = change(rate) / 30
-            terminal.drain(60)  # history and what else is bounded is full then
+            terminal.drain(
+                150
+            )  # what is bounded is full then: history, and the Events, records and samples that are kept
             result["rss_mb"], result["rss_growth_mb_per_hour"] = growth(terminal, minutes * 60)
             result["growth_minutes"] = minutes
         finally:
@@ -231,7 +233,7 @@ def main() -> None:
     parser.add_argument("--gpus", type=int, default=256)
     parser.add_argument("--models", type=int, default=1000)
     parser.add_argument("--rate", type=float, default=200, help="objects that change per second")
-    parser.add_argument("--minutes", type=float, default=3, help="for which growth is measured, after a minute")
+    parser.add_argument("--minutes", type=float, default=3, help="for which growth is measured, after four")
     parser.add_argument("--pairs", type=int, default=7, help="starts of each program")
     given = parser.parse_args()
     result = {name: round(value, 2) for name, value in
