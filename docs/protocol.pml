@@ -100,6 +100,9 @@
 #ifndef CRASHES
 #define CRASHES 0   /* a sidecar is killed, and starts again */
 #endif
+#ifndef CRASHWHO
+#define CRASHWHO 15   /* whose: of pods that are all alike, one stands for all */
+#endif
 #ifndef STAYS
 #define STAYS 0   /* a killed sidecar stays down */
 #endif
@@ -248,6 +251,12 @@ byte it[NG * NP];    /* preemptionIntents: age, 0 is none */
 byte rq[NG * NP];    /* preemptionIntents: requested bytes */
 byte vic[NG * NP];   /* preemptionIntents: victims, a mask */
 byte foreign;        /* of GPU 0 */
+#if STAYS > 0
+byte dn[NG];         /* occupants: sidecarDown, a mask (left out where no sidecar stays down) */
+#define MARKED(g, q) ((dn[g] >> (q)) & 1)
+#else
+#define MARKED(g, q) 0
+#endif
 
 /* ---- what is so: processes, clients, clocks ---- */
 byte eng[NP];
@@ -285,6 +294,9 @@ byte sO[NG];         /* mask: ... or the occupants */
 byte ag;             /* 1 + GPU that it has read and will write */
 bool agst;           /* that GPU was written since */
 byte aggone, agdown; /* masks: what it found out about the pods named there */
+#if STAYS > 0
+byte agmark;         /* ... and whose sidecars are down, of pods that are there */
+#endif
 
 byte nm, rk;         /* scratch within one step, else 0: who is named; a rank */
 
@@ -317,13 +329,15 @@ byte nm, rk;         /* scratch within one step, else 0: who is named; a rank */
 #define F_VIC(g, p, q)   vic[X(g, q)]
 #define NAMEDG(g, p)     (ON(g, p) -> OR(F_VIC, g, p) : 0)
 #define NAMED(p)         ORG(NAMEDG, p)                                        /* _named */
-#define LEAVES(g, q, names) (st[X(g, q)] == DEACTIVATING || (st[X(g, q)] == SERVING && !SPARED(q) && (((names) >> (q)) & 1)))
+#define LEAVES(g, q, names) (!MARKED(g, q) && (st[X(g, q)] == DEACTIVATING \
+                             || (st[X(g, q)] == SERVING && !SPARED(q) && (((names) >> (q)) & 1))))   /* _leaves */
 #define F_COMING(g, p, q) (((q) != (p) && LEAVES(g, q, NAMED(p))) -> rs[X(g, q)] : 0)
 #define COMING(g, p)     SUM(F_COMING, g, p)                                   /* coming */
 #define F_COMNM(g, p, q) (((q) != (p) && LEAVES(g, q, nm)) -> rs[X(g, q)] : 0)
 #define LACK(g, p)       (NEED(p) + OLDER(g, p) - ROOM(g, p) - SUM(F_COMNM, g, p))
 #define LACKS(g, p)      (ON(g, p) && LACK(g, p) > 0)
-#define F_CAND(g, p, q)  (((q) != (p) && ON(g, p) && st[X(g, q)] == SERVING && !SPARED(q) && !((nm >> (q)) & 1)) -> BIT(q) : 0)
+#define F_CAND(g, p, q)  (((q) != (p) && ON(g, p) && st[X(g, q)] == SERVING && !SPARED(q) && !MARKED(g, q) \
+                          && !((nm >> (q)) & 1)) -> BIT(q) : 0)
 #define CANDG(g, p)      OR(F_CAND, g, p)
 #define CAND(p)          ORG(CANDG, p)
 #define F_PROT(q)        prot[q]
@@ -541,11 +555,20 @@ inline closeranks()   /* requests without end need ranks without end: those that
 #define HEADSTART(p)       1   /* a time, so nothing else may rest on it */
 #endif
 
+#define MARKG(g, p) (ON(g, p) && MARKED(g, p))
+inline unmark(g, p)   /* whatever a sidecar writes of its own entry says that it is there */
+{
+#if STAYS > 0
+  dn[g] = dn[g] & ~BIT(p)
+#else
+  skip
+#endif
+}
 inline w_claim(g, p)
 {
   assert(foreign || BESIDE(g, p));   /* nobody passes an older one where it delays that one */
   assert(!((OR(F_VIC, g, p) >> p) & 1));   /* who wakes is nobody's victim yet */
-  st[X(g, p)] = CSTATE(p); rs[X(g, p)] = CNEED(p);
+  st[X(g, p)] = CSTATE(p); rs[X(g, p)] = CNEED(p); unmark(g, p);
   if
   :: cw[p] || it[X(g, p)] -> noteI(g, p)
   :: else -> noteO(g, p)   /* a boot that never waited changes neither lock nor intents */
@@ -571,7 +594,7 @@ inline w_claim(g, p)
 #endif
 inline w_turn_back(g, p)
 {
-  st[X(g, p)] = SLEEPING; rs[X(g, p)] = 0;
+  st[X(g, p)] = SLEEPING; rs[X(g, p)] = 0; unmark(g, p);
   if :: lock[g] == p + 1 -> lock[g] = 0 :: else fi;
   it[X(g, p)] = ca[p]; rq[X(g, p)] = CNEED(p); vic[X(g, p)] = 0;
   noteI(g, p); covered(p)
@@ -583,7 +606,7 @@ inline w_turn_back(g, p)
 #endif
 inline w_asleep(g, p)
 {
-  st[X(g, p)] = SLEEPING; rs[X(g, p)] = 0;
+  st[X(g, p)] = SLEEPING; rs[X(g, p)] = 0; unmark(g, p);
   if :: lock[g] == p + 1 -> lock[g] = 0; noteI(g, p) :: else -> noteO(g, p) fi;
   covered(p)
 }
@@ -674,7 +697,7 @@ proctype Pod(byte p)
   :: atomic { old[p] -> old[p] = 0 }
 
   /* ================ trouble ================ */
-  :: atomic { crashes && UP(p) && pc[p] -> crashes--; forget(p); pc[p] = DOWN }
+  :: atomic { crashes && (CRASHWHO >> p) & 1 && UP(p) && pc[p] -> crashes--; forget(p); pc[p] = DOWN }
   :: atomic { pc[p] == DOWN -> pc[p] = REPAIR }
   :: atomic { stays && pc[p] == DOWN -> stays--; pc[p] = DEAD }
   :: atomic { deletes && pc[p] && pc[p] != GONE ->
@@ -891,13 +914,20 @@ proctype Pod(byte p)
        if :: !CLAIMED(cg[p], p) -> cg[p] = NEXT(p, cg[p]) :: else fi;
        if
        :: st[X(cg[p], p)] == WAKING || st[X(cg[p], p)] == CONVERTING ->
-          st[X(cg[p], p)] = SERVING; rs[X(cg[p], p)] = NEEDW(p);
+          st[X(cg[p], p)] = SERVING; rs[X(cg[p], p)] = NEEDW(p); unmark(cg[p], p);
           if :: lock[cg[p]] == p + 1 -> lock[cg[p]] = 0 :: else fi;
           noteI(cg[p], p); covered(p)
        :: else -> assert(false)   /* serving without an entry */
        :: apif -> apif--
        fi;
        cg[p] = 0 }
+#if STAYS > 0
+  :: atomic { pc[p] == SERVE && ANYG(MARKG, p) && API(p) ->   /* _keep_entry: it is not down */
+       j = FIRST(p);
+       if :: !MARKG(j, p) -> j = NEXT(p, j) :: else fi;
+       if :: !MARKG(j, p) -> j = NEXT(p, j) :: else fi;
+       unmark(j, p); noteO(j, p); j = 0 }
+#endif
   :: atomic { pc[p] == SERVE && died[p] -> open[p] = 0; cg[p] = FIRST(p); why[p] = CRASHED; pc[p] = LEAVE }
 #ifndef BUG_HALF_LEFT
   :: atomic { pc[p] == SERVE && ANYG(LEAVING, p) && API(p) -> open[p] = 0; cg[p] = FIRST(p); why[p] = IDLE; pc[p] = LEAVE }
@@ -919,13 +949,14 @@ proctype Pod(byte p)
        :: !YREFUSED(p) && API(p) ->
           assert(why[p] != YIELDED || cg[p] != FIRST(p) || GSET(p) > 2 || NEEDS(cg[p], p));   /* nobody gives way in vain */
           if :: st[X(cg[p], p)] > SLEEPING -> st[X(cg[p], p)] = DEACTIVATING :: else fi;
+          unmark(cg[p], p);
           if :: why[p] != YIELDED && lock[cg[p]] == p + 1 -> lock[cg[p]] = 0; noteI(cg[p], p) :: else -> noteO(cg[p], p) fi;
           covered(p);
           if :: LAST(p, cg[p]) -> cg[p] = 0; pc[p] = DRAIN :: else -> cg[p] = NEXT(p, cg[p]) fi
        :: (apif || !API(p)) && !YREFUSED(p) ->   /* no answer */
           if :: API(p) -> apif-- :: else fi;
           if
-          :: API(p) && st[X(cg[p], p)] > SLEEPING -> st[X(cg[p], p)] = DEACTIVATING; noteO(cg[p], p)
+          :: API(p) && st[X(cg[p], p)] > SLEEPING -> st[X(cg[p], p)] = DEACTIVATING; unmark(cg[p], p); noteO(cg[p], p)
           :: true
           fi;
           cg[p] = 0;
@@ -987,46 +1018,72 @@ proctype Clients(byte p)
 
 /* controller/agent: Agent._clean and cleanup.clean, one GPU at a time; and foreignMemoryBytes. */
 #define F_DIRTY(g, p, q) (ON(g, q) && ((pc[q] == GONE && !old[q] && (st[X(g, q)] || lock[g] == (q) + 1)) \
-                          || (F_DOWN(q) && it[X(g, q)])))
+                          || (F_DOWN(q) && it[X(g, q)]) || (F_MARK(q) && rs[X(g, q)] && !MARKED(g, q))))
 #define DIRTY(g) ANY(F_DIRTY, g, 0)
+#if STAYS > 0 && !defined(BUG_DOWN_UNSAID)
+#define F_MARK(q) (pc[q] == DOWN || pc[q] == DEAD)
+#else
+#define F_MARK(q) 0
+#endif
 #define F_GONE(q) (pc[q] == GONE && !old[q])
 #ifdef BUG_INTENTS_OF_THE_DOWN_STAY
 #define F_DOWN(q) (pc[q] == GONE)
 #else
 #define F_DOWN(q) (pc[q] >= DOWN)
 #endif
+inline looks()
+{
+  agst = 0; aggone = MASK(F_GONE); agdown = MASK(F_DOWN);
+#if STAYS > 0
+  agmark = MASK(F_MARK)
+#else
+  skip
+#endif
+}
+inline looked()
+{
+  ag = 0; agst = 0; aggone = 0; agdown = 0;
+#if STAYS > 0
+  agmark = 0
+#else
+  skip
+#endif
+}
 proctype Agent()
 {
   byte k;
   do
 #if CRASHES + DELETES > 0
-  :: atomic { !ag && API(NP) && DIRTY(0) -> ag = 1; agst = 0; aggone = MASK(F_GONE); agdown = MASK(F_DOWN) }
+  :: atomic { !ag && API(NP) && DIRTY(0) -> ag = 1; looks() }
 #if NG > 1
-  :: atomic { !ag && API(NP) && DIRTY(1) -> ag = 2; agst = 0; aggone = MASK(F_GONE); agdown = MASK(F_DOWN) }
+  :: atomic { !ag && API(NP) && DIRTY(1) -> ag = 2; looks() }
 #endif
 #if NG > 2
-  :: atomic { !ag && API(NP) && DIRTY(2) -> ag = 3; agst = 0; aggone = MASK(F_GONE); agdown = MASK(F_DOWN) }
+  :: atomic { !ag && API(NP) && DIRTY(2) -> ag = 3; looks() }
 #endif
 #ifdef BUG_AGENT_UNCONDITIONAL
   :: atomic { ag ->
 #else
-  :: atomic { ag && agst -> ag = 0; agst = 0; aggone = 0; agdown = 0 }   /* refused: looks again */
+  :: atomic { ag && agst -> looked() }   /* refused: looks again */
   :: atomic { ag && !agst && API(NP) ->
 #endif
        for (k : 0 .. NP - 1) {
+#if STAYS > 0
+         if :: (agmark >> k) & 1 && rs[X(ag - 1, k)] -> dn[ag - 1] = dn[ag - 1] | BIT(k) :: else fi;
+#endif
          if :: (agdown >> k) & 1 -> it[X(ag - 1, k)] = 0; rq[X(ag - 1, k)] = 0; vic[X(ag - 1, k)] = 0 :: else fi;
          if
          :: (aggone >> k) & 1 ->
             if :: lock[ag - 1] == k + 1 -> lock[ag - 1] = 0 :: else fi;
             if
             :: st[X(ag - 1, k)] == SLEEPING -> st[X(ag - 1, k)] = NONE
-            :: st[X(ag - 1, k)] > SLEEPING -> st[X(ag - 1, k)] = SLEEPING; rs[X(ag - 1, k)] = 0; covered(k)
+            :: st[X(ag - 1, k)] > SLEEPING -> st[X(ag - 1, k)] = SLEEPING; rs[X(ag - 1, k)] = 0; unmark((ag - 1), k); covered(k)
             :: else
             fi
          :: else
          fi
        };
-       k = ag - 1; ag = 0; agst = 0; aggone = 0; agdown = 0;
+       k = ag - 1; looked();
        noteI(k, NP); k = 0 }
 #endif
   :: atomic { intrude -> intrude--; foreign = 1; noteO(0, NP) }
@@ -1054,6 +1111,13 @@ proctype Agent()
 #define F_STUCKI(g, p, q) (((q) != (p) && ON(g, q) && (pc[q] == WAITS || !API(q)) && it[X(g, q)] && it[X(g, q)] < AGE(p)) -> rq[X(g, q)] : 0)
 #define EXCUSED(g, p)     (ON(g, p) && (NEED(p) > TOT(g) - SUM(F_STUCK, g, p) - STUCKI(g, p) \
                            || (lock[g] && lock[g] != (p) + 1 && (pc[lock[g] - 1] == DEAD || !API(lock[g] - 1)))))
+/* Known and left so: who leaves, or is named, and does not reach the API holds its waiter up, though others could make room. */
+#if CUTS > 0 && !defined(STRICT)
+#define F_CUTOFF(g, p, q) ((q) != (p) && !API(q) && rs[X(g, q)] && LEAVES(g, q, NAMED(p)))
+#define CUTOFF(g, p)      (ON(g, p) && ANY(F_CUTOFF, g, p))
+#else
+#define CUTOFF(g, p)      0
+#endif
 #define SPACE(g, p)       (ON(g, p) && ROOM(g, p) < NEED(p))
 #if STAYS + CUTS + POLITE > 0
 #define STUCKI(g, p)      SUM(F_STUCKI, g, p)
@@ -1073,8 +1137,8 @@ proctype Judge()
          if :: pc[p] == GONE -> assert(!HOLDS(p)) :: else fi
       :: API(p) && pc[p] == ASLEEP -> assert(ready[p] && !since[p] && eng[p] == E_ASLEEP && !HOLDS(p) && !ANYG(MYIT, p))
       :: API(p) && pc[p] == WAITS ->   /* who may not preempt waits as long as there is no room */
-         assert(ANYG(EXCUSED, p) || (ISPOLITE(p) && ANYG(SPACE, p))); assert(!HOLDS(p))
-      :: API(p) && pc[p] == SERVE -> assert(eng[p] == E_AWAKE && open[p] && !since[p] && !ANYG(NOTSERVING, p) && !ANYG(MYIT, p))
+         assert(ANYG(EXCUSED, p) || ANYG(CUTOFF, p) || (ISPOLITE(p) && ANYG(SPACE, p))); assert(!HOLDS(p))
+      :: API(p) && pc[p] == SERVE -> assert(eng[p] == E_AWAKE && open[p] && !since[p] && !ANYG(NOTSERVING, p) && !ANYG(MARKG, p) && !ANYG(MYIT, p))
       :: else -> assert(false)
       fi
     };

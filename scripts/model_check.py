@@ -95,7 +95,7 @@ HOLDS = [
     Check("one of three may not preempt", f"{THREE} NW0=2 POLITE=2"),
     Check("small ones that keep coming", HUNGRY, FED),
     # Liveness with crashes.
-    Check("sidecar crash, three pods", f"{BRIEF} CRASHES=1"),
+    Check("a sidecar of three crashes", f"{BRIEF} CRASHES=1 CRASHWHO=1"),
     Check("sidecar crashes, engine death", f"{PAIR} CRASHES=2 DEATHS=1 NB0=2"),
     small("engine fails or hangs", f"{PAIR} FAILS=2 RQ0=2"),
     Check("two gangs, crash", f"{TWINS} CRASHES=1"),
@@ -111,6 +111,7 @@ HOLDS = [
     Check("gang, engine death, boot", "NP=2 NG=2 TOTAL=2 GS0=3 GS1=2 NW0=1 NB0=2 DEATHS=2 NW1=2"),
     # A sidecar that stays down, for ever or until its pod goes; pods that go.
     Check("a sidecar stays down", f"{PAIR} CRASHES=2 STAYS=1 RQ1=2"),
+    Check("a sidecar of three stays down", f"{BRIEF} CRASHES=1 CRASHWHO=1 STAYS=1"),
     Check("a gang's sidecar stays down", "NP=2 NG=2 TOTAL=1 GS0=3 GS1=2 CRASHES=1 STAYS=1 RQ1=2"),
     Check("a sidecar stays down, its pod goes", f"{PAIR} CRASHES=1 STAYS=1 DELETES=1 REBORN=1"),
     Check("pod gone, its name again", f"{PAIR} DELETES=2 REBORN=1"),
@@ -122,7 +123,7 @@ HOLDS = [
     Check("writes lost, first boots", f"{BOOTS} APIFAULTS=2"),
     Check("writes lost, two gangs", f"{TWINS} APIFAULTS=2 QUITS=1", SAFE),
     small("no API for one sidecar", f"{PAIR} CUTS=1 CUTWHO=3 QUITS=1 RQ1=2"),
-    Check("no API for one of three", f"{BRIEF} CUTS=1 CUTWHO=7", SAFE),
+    Check("no API for one of three", f"{BRIEF} CUTS=1 CUTWHO=1"),
     Check("no API for one of a gang and a single", "NP=2 NG=2 TOTAL=1 GS0=3 GS1=2 CUTS=1 CUTWHO=3 HEALS=1 QUITS=1"),
     small("no API for the agent, pod gone", f"{PAIR} CUTS=1 CUTWHO=4 HEALS=1 DELETES=1 REBORN=1"),
     Check("no API for anybody, engine death", f"{PAIR} CUTS=1 CUTWHO=8 HEALS=1 DEATHS=1 APIFAULTS=1"),
@@ -138,7 +139,7 @@ HOLDS = [
 ]
 
 LIMITS = [
-    Check("a victim whose sidecar stays down", f"{BRIEF} CRASHES=1 STAYS=1", SAFE),
+    tiny("a victim that does not reach the API", f"{BRIEF} CUTS=1 CUTWHO=1 STRICT"),
     Check(
         "a gang among small ones that keep coming",
         "NP=3 NG=2 TOTAL=2 GS0=3 GS1=1 GS2=2 RENEWS=6 IDLES=6 SHORTRUN=7 KEEPS=7",
@@ -168,6 +169,7 @@ MISTAKES = [
     tiny("AGENT_UNCONDITIONAL", f"{PAIR} DELETES=1 REBORN=1"),
     tiny("INTENTS_OF_THE_DOWN_STAY", f"{PAIR} CRASHES=1 STAYS=1"),
     # What the code once did, found by this model.
+    tiny("DOWN_UNSAID", f"{BRIEF} CRASHES=1 STAYS=1"),
     tiny("HOLDS_AND_WAITS", f"{PAIR} APIFAULTS=1"),
     Check("INTENT_FORGOTTEN", f"{GANG} QUITS=1"),
     tiny("BOOT_UNDER_A_WAKE", "NP=2 NG=1 TOTAL=3 NB0=2 DEATHS=1"),
