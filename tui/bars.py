@@ -290,6 +290,8 @@ def _stays(line: Line, gpu: Gpu, shape: Form, view: View) -> None:
 
 def stays(occupant: Occupant, gpu: Gpu, view: View) -> str:
     """Why an occupant stays, in a few words."""
+    if occupant.sidecar_down:
+        return "its sidecar is down"
     if occupant.state is State.DEACTIVATING:
         return "makes room"
     if occupant.popular:

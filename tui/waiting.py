@@ -122,11 +122,13 @@ def before(waiter: Waiter, waiters: Sequence[Waiter]) -> list[Waiter]:
 
 
 def leaves_in_order(gpu: Gpu, now: datetime, but: PodRef | None = None) -> list[Occupant]:
-    """Who holds memory, by who goes first: on its way, then who may be asked (least used first), pinned ones last."""
+    """Who holds memory, by who goes first: on its way, then who may be asked (least used first), last who cannot go."""
     named = {victim for intent in gpu.intents for victim in intent.victims}
 
     def rank(occupant: Occupant) -> tuple[int, float]:
         used = occupant.last_accessed or occupant.became_serving_at
+        if occupant.sidecar_down:
+            return (5, 0.0)
         if occupant.state is State.DEACTIVATING:
             return (0, 0.0)
         if occupant.popular:
@@ -164,9 +166,10 @@ def chain(waiter: Waiter, now: datetime) -> list[Link]:
     for occupant in leaves_in_order(gpu, now, waiter.pod):
         if obstacle.older and (occupant.state is State.DEACTIVATING or occupant.pod in named):
             continue
-        if not occupant.popular:
+        leaves = not occupant.popular and not occupant.sidecar_down
+        if leaves:
             room += occupant.reserved
-        enough = room >= waiter.need and not occupant.popular
+        enough = room >= waiter.need and leaves
         links.append(Link(occupant, room, enough))
         if enough:
             break

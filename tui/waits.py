@@ -319,7 +319,7 @@ def _link(lines: list[Line], x: int, link: Link, waiter: Waiter, view: View) -> 
     then = ""
     if link.enough:
         then = f"then {short_bytes(link.room)} ≥ {short_bytes(waiter.need)}: room"
-    elif not occupant.popular:
+    elif not occupant.popular and not occupant.sidecar_down:
         then = f"then {short_bytes(max(link.room, 0))} of {short_bytes(waiter.need)}"
     end = min(width - 1, x + 76)  # below each other, and near on a wide terminal
     if at + len(then) <= end:
@@ -331,6 +331,8 @@ def way_out(occupant: Occupant, gpu: Gpu, view: View) -> tuple[str, str]:
     """How an occupant leaves, or why it does not."""
     palette = view.palette
     row = view.row_of_pod(occupant.pod, occupant.model)
+    if occupant.sidecar_down:
+        return "cannot make room: its sidecar is down", palette.text
     if occupant.state is State.DEACTIVATING:
         drain = format_duration(row.model.spec.sleep.drain_timeout) if row is not None else ""
         return (f"makes room now, {drain} at most" if drain else "makes room now"), palette.deactivating

@@ -53,10 +53,10 @@ def gpu(index: int, occupants: list[dict[str, Any]], intents: list[dict[str, Any
     return {"metadata": {"name": f"node-a-{index}", "namespace": "system"}, "status": status}
 
 
-def scene() -> Snapshot:
+def scene(**llama: Any) -> Snapshot:
     """qwen asked first and named llama, which drains; mistral asked later; the 70b cannot fit beside a pinned one."""
     first = [
-        occupant("llama", "deactivating", 62, becameServingAt=ago(20)),
+        occupant("llama", "deactivating", 62, becameServingAt=ago(20), **llama),
         occupant("kimi", "serving", 9.2, becameServingAt=ago(7), protectedUntil=ago(-8)),
         occupant("old", "serving", 5, becameServingAt=ago(300), lastAccessed=ago(200)),
         *(occupant(name, "sleeping") for name in ("qwen", "mistral", "big")),
@@ -108,6 +108,13 @@ def test_who_goes_first() -> None:
     order = [occupant.model for occupant in leaves_in_order(snapshot.gpus[0].gpu, NOW)]
     assert order == ["llama", "old", "kimi"]
     assert [occupant.model for occupant in leaves_in_order(snapshot.gpus[1].gpu, NOW)] == ["pinned"]
+
+
+def test_who_has_no_sidecar_makes_no_room() -> None:
+    snapshot = scene(sidecarDown=True)
+    assert [occupant.model for occupant in leaves_in_order(snapshot.gpus[0].gpu, NOW)] == ["old", "kimi", "llama"]
+    links = chain(queue(snapshot)[0], NOW)
+    assert [(link.occupant.model, link.enough) for link in links] == [("old", False), ("kimi", False), ("llama", False)]
 
 
 def test_a_waiter_whose_model_may_not_be_read_is_still_in_the_queue() -> None:
