@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Coroutine, Sequence
-from math import ceil
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from greenthread.units import format_duration
+from proxy.answer import AS_IS, Answering, header_lines
 from proxy.endpoints import STREAMED_PATHS
-from proxy.errors import HttpError, error_body, reason
-from proxy.heartbeat import BEAT, MAX_ERROR, NOT_RUN, Heartbeat, asks_for_stream, chunk, error_event, event_of_answer
-from proxy.http1 import RequestHead, ResponseHead
-from proxy.routes import Forward, Gate, Handle, Headers, Later, Outcome, ReadBody, Refuse, Respond, Route, Upstream
+from proxy.errors import HttpError
+from proxy.heartbeat import Heartbeat, asks_for_stream, chunk
+from proxy.http1 import RequestHead
+from proxy.routes import Forward, Gate, Handle, Later, Outcome, ReadBody, Refuse, Respond, Route, Upstream
 from proxy.terms import NO_TERMS, parse_terms
 
 if TYPE_CHECKING:
@@ -26,20 +25,14 @@ logger = logging.getLogger(__name__)
 # What becomes of the request's body as it arrives.
 _HOLD, _COLLECT, _STREAM, _DISCARD = range(4)
 
-# How the answer's body goes to the client: as it comes; with the chunked coding added; not at all, since it is to
-# become an error event; as it comes, but it may still say that the request was not run; not at all, for it said so.
-_AS_IS, _CODED, _TO_EVENT, _WATCHED, _NOT_RUN = range(5)
-
 _NOTHING: list[bytes] = []  # shared by all: never changed
 
 _PIECE_COST = 64  # bytes of memory that a piece of a body takes beside its own
 
-_SUCCESS = Outcome.SUCCESS
-
 CLIENT_GONE_STATUS = 499  # in metrics only: nobody reads it
 
 
-class Exchange:
+class Exchange(Answering):
     """One request on its way through the proxy.
 
     For routers and gates: `request`, `terms`, `started` (loop time), `waited` (seconds at gates until now), `upstream`
@@ -48,38 +41,21 @@ class Exchange:
     """
 
     __slots__ = (
-        "_answer_mode",
-        "_client",
         "_collect_limit",
         "_collect_then",
         "_collected",
-        "_connection",
         "_entered",
         "_gathered",
-        "_heartbeat",
         "_mode",
-        "_out",
         "_pending",
         "_pending_bytes",
-        "_replay",
         "_replay_bytes",
-        "_route",
-        "_server",
         "_task",
-        "body_complete",
         "chunked",
-        "close",
         "content_length",
-        "decode_response",
-        "finished",
-        "head_sent",
-        "request",
-        "response_lines",
         "started",
         "state",
-        "status",
         "terms",
-        "upstream",
         "waited",
     )
 
@@ -90,35 +66,35 @@ class Exchange:
         self.content_length = content_length  # of the request's body; None when it is chunked, or there is none
         self.chunked = request.chunked
         self.started = server.loop.time()
-        self.upstream: Upstream | None = None
+        self.upstream = None
         self.terms = NO_TERMS
         self.waited = 0.0
-        self.response_lines: Sequence[bytes] | None = None
+        self.response_lines = None
         self.status = 0
         self.state: Any = None
-        self.head_sent = False  # the client has seen the beginning of an answer
+        self.head_sent = False
         self.finished = False
-        self.close = not request.keep_alive  # the connection ends with this exchange
+        self.close = not request.keep_alive
         self.body_complete = True
-        self.decode_response = False  # the client takes no chunked coding
-        self._answer_mode = _AS_IS
-        self._out = b""  # the answer's head, until something goes with it
+        self.decode_response = False
+        self._answer_mode = AS_IS
+        self._out = b""
         self._server = server
         self._client = client
-        self._route: Forward | None = None
+        self._route = None
         self._mode = _HOLD
         self._pending: list[bytes] = _NOTHING
         self._pending_bytes = 0
-        self._replay: list[bytes] | None = None
+        self._replay = None
         self._replay_bytes = 0
         self._collected = 0
         self._gathered: bytearray | None = None  # a body that comes in tiny pieces must not cost more than its size
         self._collect_limit = 0
         self._collect_then: ReadBody | None = None
-        self._connection: UpstreamConnection | None = None
+        self._connection = None
         self._entered: Gate | None = None
         self._task: asyncio.Task[None] | None = None
-        self._heartbeat: Heartbeat | None = None
+        self._heartbeat = None
         server.in_flight += 1
 
     @property
@@ -130,10 +106,6 @@ class Exchange:
     def request_sent(self) -> bool:
         """True when the whole request has been written to the upstream."""
         return self.body_complete and self._mode == _STREAM
-
-    def add_response_header(self, name: str, value: str) -> None:
-        """Add a field to the answer's head; of no effect once that is sent."""
-        self.response_lines = [*(self.response_lines or ()), f"{name}: {value}".encode("latin-1")]
 
     # The route
 
@@ -266,11 +238,11 @@ class Exchange:
             self._schedule_heartbeat()
             self._run(self._enter(gate))
 
-    async def _passed(self, wait: Awaitable[None]) -> bool:
+    async def _passed(self, wait: Callable[[Exchange], Awaitable[None]]) -> bool:
         """Whether the wait ended well; if not, the client has its answer."""
         began = self._server.loop.time()
         try:
-            await wait
+            await wait(self)
             return True
         except Refuse as refusal:
             self._task = None
@@ -283,13 +255,13 @@ class Exchange:
         return False
 
     async def _later(self, route: Later) -> None:
-        if await self._passed(route.wait(self)):
+        if await self._passed(route.wait):
             self._task = None
             if not self.finished:
                 self._ask_router()
 
     async def _enter(self, gate: Gate) -> None:
-        if not await self._passed(gate.enter(self)):
+        if not await self._passed(gate.enter):
             return
         self._task = None
         self._entered = gate
@@ -453,108 +425,9 @@ class Exchange:
         """The upstream reads again."""
         self._client.resume_reading()
 
-    def on_response_head(self, head: ResponseHead, length: int | None, remaining: int) -> None:
-        """The answer begins. `length`: its Content-Length. `remaining`: bytes to come; 1 when chunked, -1 until the
-        upstream closes."""
-        if self._replay is not None:
-            if head.status == 503 and head.get("x-greenthread-not-run") == "true":
-                self._run_elsewhere()
-                return
-            if head.heartbeat:
-                self._answer_mode = _WATCHED
-        if self._heartbeat is not None and self._heartbeat.begun:
-            self._continue_stream(head)
-            return
-        framing = b""
-        if length is not None:
-            if head.status != 204:
-                framing = b"Content-Length: %d\r\n" % length
-        elif head.chunked or remaining < 0:
-            if self.request.minor:
-                if head.status != 204:
-                    framing = b"Transfer-Encoding: chunked\r\n"
-                if remaining < 0:
-                    self._answer_mode = _CODED
-            else:
-                self.decode_response = head.chunked
-                self.close = True
-        self._make_head(head.status, head.text, framing)
-
-    def _make_head(self, status: int, text: bytes, framing: bytes = b"") -> None:
-        """Make an answer's head of `text` (lines) and what is added here. It is written with the first of its body."""
-        self.status = status
-        if self._route is not None and self._route.response_headers:
-            text += _lines(self._route.response_headers)
-        if self.response_lines is not None:
-            text += b"\r\n".join(self.response_lines) + b"\r\n"
-        if self._server.draining or not (self.body_complete or self._client.may_discard()):
-            self.close = True
-        if self.close:
-            self._out = b"%b%bConnection: close\r\n\r\n" % (text, framing)
-        elif self.request.minor:
-            self._out = b"%b%b\r\n" % (text, framing)
-        else:
-            self._out = b"%b%bConnection: keep-alive\r\n\r\n" % (text, framing)
-
-    def flush(self) -> None:
-        """Write the answer's head, if nothing has gone with it yet."""
-        if self._out:
-            self.head_sent = True
-            out, self._out = self._out, b""
-            self._client.write(out)
-
-    def on_response_data(self, data: bytes) -> None:
-        """A piece of the answer's body, as it goes to the client but for what `_answer_mode` says."""
-        if self._answer_mode:
-            if self._answer_mode == _CODED:
-                data = chunk(data)
-            elif self._answer_mode == _TO_EVENT:
-                self._gather_error(data)
-                return
-            elif self._answer_mode == _NOT_RUN or self._says_not_run(data):
-                return
-        if self._out:
-            self.head_sent = True
-            data, self._out = self._out + data, b""
-        self._client.write(data)
-
-    def on_response_end(self) -> None:
-        """The answer is complete."""
-        self._connection = None
-        if self._answer_mode == _AS_IS:
-            pass
-        elif self._answer_mode == _CODED:
-            self.on_response_data(b"")
-        elif self._answer_mode == _TO_EVENT and self._heartbeat is not None:
-            answer = bytes(self._heartbeat.answer)
-            self._end_stream(self.status, event_of_answer(self.request.path, self.status, answer))
-            return
-        elif self._answer_mode == _NOT_RUN:
-            self._run_elsewhere()
-            return
-        self.flush()
-        self._finish(_SUCCESS)
-
-    def on_upstream_error(self, why: str) -> None:
-        """The upstream broke off."""
-        self._connection = None
-        if self._answer_mode == _NOT_RUN:
-            self._run_elsewhere()
-            return
-        logger.warning(
-            "upstream %s failed during %s %s: %s", self.upstream, self.request.method, self.request.path, why
-        )
-        self._leave(Outcome.UPSTREAM_ERROR)
-        if not self.head_sent or not self.status or self._answer_mode == _TO_EVENT:
-            self.status = 0
-            self.fail(502, f"The engine failed while it worked on this request: {why}.", "upstream_error")
-            return
-        # Only a missing end tells the client; an answer that ends with the connection needs a reset for that.
-        self._client.break_off(reset=not self.request.minor)
-
     def _run_elsewhere(self) -> None:
         """The upstream did not run the request: enter the gate again with what was sent."""
-        self._answer_mode = _AS_IS
+        self._answer_mode = AS_IS
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abort()
@@ -594,117 +467,6 @@ class Exchange:
             server.collected_bytes += length
             heartbeat.reserved = length
             self._client.resume_reading()
-
-    def begin_stream(self) -> None:
-        """Send the head of a stream, before it is known how the request ends."""
-        lines = [
-            b"HTTP/1.1 200 OK",
-            self._server.date_line(),
-            b"Content-Type: text/event-stream; charset=utf-8",
-            b"Cache-Control: no-cache",
-            b"X-Accel-Buffering: no",
-            b"X-GreenThread-Heartbeat: " + format_duration(self._server.settings.heartbeat).encode("ascii"),
-            b"",
-        ]
-        self._make_head(200, b"\r\n".join(lines), b"Transfer-Encoding: chunked\r\n")
-        self.status = 0  # the answer itself is still to come
-
-    def beat(self) -> None:
-        """Send a comment."""
-        out, self._out = self._out + BEAT, b""
-        self.head_sent = True
-        self._client.write(out)
-
-    def _continue_stream(self, head: ResponseHead) -> None:
-        """The answer to a request whose stream has begun already: goes on in it, or becomes its error event."""
-        assert self._heartbeat is not None
-        self._heartbeat.stop()
-        self.status = head.status
-        kind = (head.get("content-type") or "").partition(";")[0].strip().lower()
-        if head.status != 200 or kind != "text/event-stream" or head.get("content-encoding") is not None:
-            self._answer_mode = _TO_EVENT
-            self.decode_response = head.chunked
-        elif not head.chunked:
-            self._answer_mode = _CODED
-
-    def _gather_error(self, data: bytes) -> None:
-        if self._heartbeat is not None and len(self._heartbeat.answer) + len(data) <= MAX_ERROR:
-            self._heartbeat.answer += data
-
-    def _says_not_run(self, data: bytes) -> bool:
-        """True when the upstream says in its stream that it did not run the request: at its end that goes elsewhere."""
-        beats, found, _ = data.partition(NOT_RUN)
-        if not found or beats.replace(BEAT, b""):
-            if data.replace(BEAT, b""):
-                self._answer_mode = _AS_IS  # it runs
-            return False
-        self._answer_mode = _NOT_RUN
-        self.status = 0
-        if self._out or beats:
-            self.head_sent = True
-            self._client.write(self._out + beats)
-            self._out = b""
-        if self._heartbeat is None:
-            self._heartbeat = Heartbeat(self, self._server.loop, self._server.settings.heartbeat or 10.0)
-        self._heartbeat.begun = True
-        self._heartbeat.schedule()
-        return True
-
-    def _end_stream(self, status: int, event: bytes, before: bytes = b"") -> None:
-        """End a stream that has begun by an event. `status`: what it would have been, for metrics."""
-        self._drop_body()
-        self.status = status
-        self._client.write(self._out + before + chunk(event) + b"0\r\n\r\n")
-        self._out = b""
-        self._finish(_SUCCESS)
-
-    # Answers of our own
-
-    def respond(self, answer: Respond) -> None:
-        """Answer here. Ends the exchange."""
-        self._drop_body()
-        start = b"HTTP/1.1 %d %b\r\n%b\r\n" % (
-            answer.status,
-            reason(answer.status).encode("ascii"),
-            self._server.date_line(),
-        )
-        body, framing = answer.body, b""
-        if answer.status not in (204, 304):
-            framing = b"Content-Length: %d\r\n" % len(body)
-        else:
-            body = b""
-        self._make_head(answer.status, start + _lines(answer.headers), framing)
-        if body and self.request.method != "HEAD":
-            self._out += body
-        self.flush()
-        self._finish(_SUCCESS)
-
-    def fail(
-        self, status: int, message: str, code: str | None = None, headers: tuple[tuple[str, str], ...] = ()
-    ) -> None:
-        """Answer with an error of the API's shape."""
-        if self.finished:
-            return
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.abort()
-        body = error_body(self.request.path, status, message, code)
-        if self._heartbeat is not None and self._heartbeat.begun:
-            not_run = ("X-GreenThread-Not-Run", "true") in headers
-            self._end_stream(status, error_event(self.request.path, body), NOT_RUN if not_run else b"")
-            return
-        self.respond(Respond(status, [("Content-Type", "application/json"), *headers], body))
-
-    def _refuse(self, refusal: Refuse) -> None:
-        headers = list(refusal.headers)
-        if refusal.retry_after is not None:
-            headers.append(("Retry-After", str(max(1, ceil(refusal.retry_after)))))
-        self.fail(refusal.status, refusal.message, refusal.code, tuple(headers))
-
-    def _broken(self, what: str, *, trace: bool = True) -> None:
-        """A fault of ours: log it, tell the client no more than that."""
-        logger.error("%s on %s %s", what, self.request.method, self.request.path, exc_info=trace)
-        self.fail(500, "The server made a mistake; its log says which.", "internal_error")
 
     def _drop_body(self) -> None:
         self._mode = _DISCARD
@@ -752,8 +514,4 @@ def _forwarded_lines(request: RequestHead, route: Forward) -> bytes:
     target = f"{route.path}?{request.query}" if request.query else route.path
     lines = [f"{request.method} {target} HTTP/1.1".encode("ascii"), b"Host: " + request.host, *request.lines]
     lines.append(b"Via: 1.1 greenthread" if request.minor else b"Via: 1.0 greenthread")
-    return b"\r\n".join(lines) + b"\r\n" + _lines(route.request_headers)
-
-
-def _lines(headers: Headers) -> bytes:
-    return b"".join([f"{name}: {value}\r\n".encode("latin-1") for name, value in headers])
+    return b"\r\n".join(lines) + b"\r\n" + header_lines(route.request_headers)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from proxy.errors import error_body, is_anthropic
 
 if TYPE_CHECKING:
-    from proxy.exchange import Exchange
+    from proxy.answer import Answering
 
 _STREAM = re.compile(rb'"stream"\s*:\s*true')
 MAX_ERROR = 64 * 1024  # bytes of an upstream's error that are made into an event
@@ -65,7 +65,7 @@ class Heartbeat:
 
     __slots__ = ("_exchange", "_interval", "_loop", "_timer", "answer", "begun", "reserved")
 
-    def __init__(self, exchange: Exchange, loop: asyncio.AbstractEventLoop, interval: float) -> None:
+    def __init__(self, exchange: Answering, loop: asyncio.AbstractEventLoop, interval: float) -> None:
         """`interval`: seconds."""
         self._exchange, self._loop, self._interval = exchange, loop, interval
         self._timer: asyncio.TimerHandle | None = None
