@@ -17,6 +17,7 @@ ROLES, POLICIES = (
     ("admissionregistration.k8s.io", "validatingadmissionpolicies"),
 )
 READ = ("get", "list", "watch")
+FOLLOW = ("list", "watch")
 EVERY = (*READ, "create", "update", "patch", "delete", "deletecollection")
 ALL = ""  # of all namespaces, or of none
 OWN, TEAM, ELSEWHERE = NAMESPACE, "team-a", "default"
@@ -30,10 +31,10 @@ CONTROLLER, AGENT, SIDECAR, GATEWAY = (
 
 #: who, (group, resource), subresource, namespace, verbs it may; every other verb is denied
 TABLE = [
-    (CONTROLLER, MODELS, "", ALL, (*READ, "patch")),
+    (CONTROLLER, MODELS, "", ALL, (*FOLLOW, "patch")),
     (CONTROLLER, MODELS, "status", ALL, ("patch",)),
     (CONTROLLER, MODELS, "finalizers", TEAM, ("update",)),
-    (CONTROLLER, GPUS, "", OWN, READ),
+    (CONTROLLER, GPUS, "", OWN, FOLLOW),
     (CONTROLLER, GPUS, "status", OWN, ()),
     (CONTROLLER, PODS, "", ALL, READ),
     (CONTROLLER, PODS, "", TEAM, (*READ, "create", "delete")),
@@ -47,7 +48,7 @@ TABLE = [
     (CONTROLLER, LEASES, "", TEAM, ()),
     (CONTROLLER, SECRETS, "", OWN, ()),
     (CONTROLLER, SECRETS, "", TEAM, ()),
-    (AGENT, GPUS, "", OWN, (*READ, "create", "patch")),
+    (AGENT, GPUS, "", OWN, (*FOLLOW, "create", "patch")),
     (AGENT, GPUS, "status", OWN, ("patch",)),
     (AGENT, GPUS, "", TEAM, ()),
     (AGENT, PODS, "", ALL, READ),
@@ -57,7 +58,7 @@ TABLE = [
     (SIDECAR, GPUS, "", OWN, READ),
     (SIDECAR, GPUS, "status", OWN, ("patch",)),
     (SIDECAR, GPUS, "", ALL, ()),
-    (SIDECAR, MODELS, "", TEAM, READ),
+    (SIDECAR, MODELS, "", TEAM, FOLLOW),
     (SIDECAR, MODELS, "", "team-b", ()),
     (SIDECAR, MODELS, "status", TEAM, ()),
     (SIDECAR, PODS, "", TEAM, ("patch",)),
@@ -66,9 +67,9 @@ TABLE = [
     (SIDECAR, EVENTS, "", TEAM, ("create",)),
     (SIDECAR, SECRETS, "", TEAM, ()),
     (SIDECAR, NODES, "", ALL, ()),
-    (GATEWAY, MODELS, "", ALL, READ),
-    (GATEWAY, SLICES, "", ALL, READ),
-    (GATEWAY, GPUS, "", OWN, READ),
+    (GATEWAY, MODELS, "", ALL, FOLLOW),
+    (GATEWAY, SLICES, "", ALL, FOLLOW),
+    (GATEWAY, GPUS, "", OWN, FOLLOW),
     (GATEWAY, GPUS, "status", OWN, ()),
     (GATEWAY, PODS, "", ALL, ()),
     (GATEWAY, SECRETS, "", OWN, ()),

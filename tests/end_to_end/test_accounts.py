@@ -92,7 +92,7 @@ def test_a_pods_token_ends_with_the_pod(real: Cluster) -> None:
     [pod] = real.pods_of("brief")
     config = load_config(real.kubeconfig_of(pod))
     stolen = Client(replace(config, token_file="", token=Path(config.token_file).read_text()))
-    assert stolen.get(MODELS, "brief", NAMESPACE)
+    assert stolen.list(MODELS, NAMESPACE).items
     real.delete("brief")
     real.until(lambda: not Path(config.token_file).exists(), "its token is removed")
 
