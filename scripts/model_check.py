@@ -101,7 +101,7 @@ HOLDS = [
     Check("two gangs, crash", f"{TWINS} CRASHES=1"),
     Check("gang, two crashes", "NP=2 NG=2 TOTAL=1 GS0=3 GS1=2 CRASHES=2 RQ1=2"),
     # Boots with crashes.
-    small("first boots", f"{BOOTS} QUITS=1"),
+    Check("first boots", f"{BOOTS} QUITS=1"),
     Check("first boots, crash", f"{BOOTS} CRASHES=1"),
     Check("first boots, crash, engine death", f"{BOOTS} CRASHES=1 DEATHS=1 RQ1=0", SAFE),
     Check("first boots, engine fails, crash", f"{BOOTS} CRASHES=1 FAILS=1"),
@@ -125,7 +125,7 @@ HOLDS = [
     small("no API for one sidecar", f"{PAIR} CUTS=1 CUTWHO=3 QUITS=1 RQ1=2"),
     Check("no API for one of three", f"{BRIEF} CUTS=1 CUTWHO=1"),
     Check("no API for one of a gang and a single", "NP=2 NG=2 TOTAL=1 GS0=3 GS1=2 CUTS=1 CUTWHO=3 HEALS=1 QUITS=1"),
-    small("no API for the agent, pod gone", f"{PAIR} CUTS=1 CUTWHO=4 HEALS=1 DELETES=1 REBORN=1"),
+    Check("no API for the agent, pod gone", f"{PAIR} CUTS=1 CUTWHO=4 HEALS=1 DELETES=1 REBORN=1"),
     Check("no API for anybody, engine death", f"{PAIR} CUTS=1 CUTWHO=8 HEALS=1 DEATHS=1 APIFAULTS=1"),
     Check("no API for anybody, crash", f"{PAIR} CUTS=1 CUTWHO=8 HEALS=1 CRASHES=1"),
     # Gangs, more than two GPUs.
