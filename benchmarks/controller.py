@@ -64,6 +64,9 @@ class Row:
     models: int
     all_ready: float = 0.0
     controller_cpu: float = 0.0
+    #: For which the controller could have run, and the machine had no core for it.
+    controller_waited: float = 0.0
+    stand_in_cpu: float = 0.0
     api_cpu: float = 0.0
     #: The controller's requests, by verb and kind.
     calls: Counter[str] = field(default_factory=Counter)
@@ -89,6 +92,8 @@ class Row:
             "api_calls_per_model": self.calls_per_model,
             "controller_cpu_ms_per_model": 1000 * self.controller_cpu / self.models,
             "apiserver_cpu_ms_per_model": 1000 * self.api_cpu / self.models,
+            "stand_in_cpu_ms_per_model": 1000 * self.stand_in_cpu / self.models,
+            "controller_waited_for_cpu_s": self.controller_waited,
             "rss_mb": self.rss,
             "resync_after_restart_s": self.resync,
             "resync_cpu_s": self.resync_cpu,
@@ -220,6 +225,10 @@ class Controller:
                 self._process.kill()
                 self._process.wait()
 
+    def waited(self) -> float:
+        """Seconds for which it could have run and had no core."""
+        return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
+
     def rss(self) -> float:
         """The most memory that it ever held, MB."""
         found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
@@ -338,6 +347,7 @@ async def create(row: Row, api: RealApi, controller: Controller, client: AsyncCl
         async with gate:
             await client.create(MODELS, model, DEFAULT_NAMESPACE)
 
+    waited, mine = controller.waited(), time.process_time()
     began = time.monotonic()
     await asyncio.gather(*(one(number) for number in range(row.models)))
     async with asyncio.timeout(STUCK):
@@ -345,6 +355,7 @@ async def create(row: Row, api: RealApi, controller: Controller, client: AsyncCl
             phases.changed.clear()
             await phases.changed.wait()
     row.all_ready = time.monotonic() - began
+    row.controller_waited, row.stand_in_cpu = controller.waited() - waited, time.process_time() - mine
     await asyncio.sleep(QUIET)
     row.controller_cpu = cpu_seconds([controller.pid]) - own_cpu
     row.api_cpu = cpu_seconds(api.pids) - api_cpu
