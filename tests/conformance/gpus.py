@@ -39,7 +39,8 @@ def occupant(name: str, state: str = "sleeping", gib: int = 0, **more: Any) -> O
 
 def intent(name: str, gib: int, *victims: str) -> Object:
     entry = {"namespace": "default", "podName": name, "modelName": name, "requestedMemoryBytes": gib * GIB}
-    return {**entry, "since": NOW, "boot": False, "preempts": True, "victims": [f"default/{victim}" for victim in victims]}
+    named = [f"default/{victim}" for victim in victims]
+    return {**entry, "since": NOW, "boot": False, "preempts": True, "victims": named}
 
 
 def lock(name: str) -> Object:
