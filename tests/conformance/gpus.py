@@ -34,7 +34,7 @@ def occupant(name: str, state: str = "sleeping", gib: int = 0, **more: Any) -> O
         "state": state,
         "reservedMemoryBytes": gib * GIB,
     }
-    return {**entry, "popular": False, **more}
+    return {**entry, "popular": False, "sidecarDown": False, **more}
 
 
 def intent(name: str, gib: int, *victims: str) -> Object:
