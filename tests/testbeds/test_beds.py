@@ -157,4 +157,4 @@ def test_two_installs_at_once_wait_for_each_other(tmp_path: Path, monkeypatch: p
 
 def test_an_unknown_bed_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert install.main(["docker"]) == 2
-    assert "usage: python -m tests.testbeds.install [kube] [vllm]" in capsys.readouterr().err
+    assert "usage: python -m tests.testbeds.install [kube] [chart] [vllm]" in capsys.readouterr().err
