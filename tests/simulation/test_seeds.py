@@ -19,9 +19,9 @@ def simulation(*arguments):
 
 @pytest.mark.timeout(1800)
 def test_seeds_hold_all_properties():
-    done = simulation("--seeds", "150")
+    done = simulation("--seeds", "200")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "150 seeds, 0 failed" in done.stdout
+    assert "200 seeds, 0 failed" in done.stdout
 
 
 def test_a_seed_replays_exactly():
