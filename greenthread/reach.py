@@ -20,9 +20,8 @@ from greenthread.values import dataclass
 
 SERVICE = "greenthread-apiserver"
 """The gateway's Service."""
-SERVICE_LABEL = f"app.kubernetes.io/name={SERVICE}"
-POD_LABEL = "app.kubernetes.io/name=greenthread,app.kubernetes.io/component=gateway"
-"""The gateway's pod on one machine."""
+LABELS = "app.kubernetes.io/name=greenthread,app.kubernetes.io/component=gateway"
+"""Of the gateway's Service and of its pods, in a cluster and on one machine."""
 GATEWAYS = Resource("gateway.networking.k8s.io", "v1", "gateways", "Gateway")
 GATEWAY = "greenthread"
 _LOOPBACK = ("127.", "localhost", "[::1]", "::1")
@@ -175,7 +174,7 @@ def _on_this_machine(client: Client) -> Address | None:
     if not _is_on_this_machine(client):
         return None
     try:
-        pods = client.list(PODS, DEFAULT_NAMESPACE, POD_LABEL).items
+        pods = client.list(PODS, DEFAULT_NAMESPACE, LABELS).items
     except ApiError:
         return None
     for pod in pods:
@@ -237,7 +236,7 @@ def _announced_by_gateway(client: Client, namespace: str) -> Address | None:
 
 
 def _by_service(client: Client, namespace: str) -> Address:
-    service = find_service(client, SERVICE, SERVICE_LABEL, namespace)
+    service = find_service(client, SERVICE, LABELS, namespace)
     if service is None:
         raise NoGateway(
             f"there is no Service {SERVICE} in namespace {namespace}, and no Gateway that has an address: is "

@@ -294,7 +294,7 @@ def _gateway(session: Session, url: str) -> Finding:
                        "ask for `get` on `services/proxy`, or pass its address with --url")  # fmt: skip
     text = " ".join(body[:200].decode("utf-8", "replace").split())
     return Finding("gateway", False, f"{address.url} answers {status}: {text}",
-                   f"kubectl logs -n {DEFAULT_NAMESPACE} -l app.kubernetes.io/name=greenthread-apiserver")  # fmt: skip
+                   f"kubectl logs -n {DEFAULT_NAMESPACE} -l app.kubernetes.io/component=gateway")  # fmt: skip
 
 
 def _prometheus(session: Session, given: str) -> Finding:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from greenthread.reach import LABELS, SERVICE
 from tests.chart.conftest import CHART, GATEWAY_API, NAMESPACE, render
 from tests.testbeds.programs import Missing, need, skip_or_fail
 
@@ -122,6 +123,14 @@ def test_the_token_is_in_its_secret_and_nowhere_else() -> None:
     holders = {key for key, doc in found.items() if "hf_secret" in str(doc)}
     assert holders == {("Secret", namespace, "greenthread-huggingface") for namespace in (NAMESPACE, "team-a")}
     assert not [container for _, _, container in containers(found) if "secretKeyRef" in str(container)]
+
+
+def test_the_plugin_finds_the_gateway_by_its_labels() -> None:
+    wanted = dict(label.split("=") for label in LABELS.split(","))
+    found = objects()
+    assert wanted.items() <= found["Service", NAMESPACE, SERVICE]["metadata"]["labels"].items()
+    pods = found["Deployment", NAMESPACE, SERVICE]["spec"]["template"]["metadata"]["labels"]
+    assert wanted.items() <= pods.items()
 
 
 def test_a_digest_wins_over_the_tag() -> None:

@@ -17,7 +17,7 @@ from greenthread.gpu import State
 from greenthread.kube.blocking import Client
 from greenthread.kube.config import load_config
 from greenthread.names import ANNOTATION_REPORT
-from greenthread.reach import SERVICE_LABEL, find_service, through_api_server
+from greenthread.reach import LABELS, find_service, through_api_server
 from localcluster.supervisor.ports import Ports
 from tests.chart.prometheus import Prometheus
 from tests.end_to_end.cluster import NAMESPACE, PATIENCE, Cluster
@@ -262,7 +262,7 @@ def test_chats_stream_through_the_api_server(cluster: Cluster) -> None:
     for obj in (service, endpoints):
         cluster.api.kubectl("apply", "-f", "-", stdin=json.dumps(obj))
     client = Client(load_config(cluster.api.kubeconfig))
-    found = find_service(client, name, SERVICE_LABEL, NAMESPACE)
+    found = find_service(client, name, LABELS, NAMESPACE)
     assert found is not None
     talk = Chat(client, through_api_server(client, found), NAMESPACE, "ada")
     pieces = list(talk.ask([{"role": "user", "content": "hello"}], max_tokens=8))
