@@ -12,7 +12,7 @@ from typing import Any
 
 from greenthread.kube.blocking import Client, Stream
 from greenthread.kube.errors import KubeError
-from greenthread.reach import Address, DirectStream
+from greenthread.reach import Address
 from greenthread.values import dataclass
 
 SILENCE = 900.0
@@ -61,7 +61,7 @@ class Chat:
         """`model`: the Model's name; it is reached at `/<namespace>/<model>/v1`, which is its own."""
         self._client, self._address = client, address
         self._path, self._model = f"/{namespace}/{model}/v1", model
-        self._stream: Stream | DirectStream | None = None
+        self._stream: Stream | None = None
         self._stopped = False
 
     @property
@@ -102,7 +102,7 @@ class Chat:
             stream.shut()
 
 
-def _refused(stream: Stream | DirectStream) -> ChatError:
+def _refused(stream: Stream) -> ChatError:
     parts, size = [], 0
     while size < MAX_LINE and (data := stream.read()):
         parts.append(data)
@@ -126,7 +126,7 @@ def _message(body: bytes, status: int) -> str:
     return f"the gateway answered {status}{f': {text}' if text else ''}"
 
 
-def _pieces(stream: Stream | DirectStream) -> Iterator[Piece]:
+def _pieces(stream: Stream) -> Iterator[Piece]:
     finish, usage = "", None
     for kind, text in events(stream):
         if kind == "comment":
@@ -158,7 +158,7 @@ def _pieces(stream: Stream | DirectStream) -> Iterator[Piece]:
     yield Piece(Kind.END, finish, usage)
 
 
-def events(stream: Stream | DirectStream) -> Iterator[tuple[str, str]]:
+def events(stream: Stream) -> Iterator[tuple[str, str]]:
     """Server-sent events: (`comment`, text) and (`data`, text). ChatError for a line without end."""
     rest = b""
     data: list[str] = []

@@ -7,7 +7,6 @@ else through the API server's proxy, which whoever may `get services/proxy` can 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 from greenthread import http1
@@ -24,6 +23,8 @@ LABELS = "app.kubernetes.io/name=greenthread,app.kubernetes.io/component=gateway
 """Of the gateway's Service and of its pods, in a cluster and on one machine."""
 GATEWAYS = Resource("gateway.networking.k8s.io", "v1", "gateways", "Gateway")
 GATEWAY = "greenthread"
+MAX_ANSWER = 64 * 1024 * 1024
+"""Most bytes of an answer that is read whole."""
 _LOOPBACK = ("127.", "localhost", "[::1]", "::1")
 
 
@@ -50,98 +51,43 @@ class Address:
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
         timeout: float = 600.0,
-    ) -> Stream | DirectStream:
+    ) -> Stream:
         """One request, with an answer that is read as it comes. Raises Unreachable, ConfigError."""
         fields = {"content-type": "application/json"} if body is not None else {}
         fields |= headers or {}
         if self.path:
             return client.open(method, f"{self.path}{path}", params or {}, fields, body, timeout)
-        return DirectStream(self.url, method, path, fields, body, params or {}, timeout)
+        return _direct(self.url, method, path, fields, body, params or {}, timeout)
 
 
-class DirectStream:
-    """An answer of a server that is no API server; as `Stream`."""
+def _direct(
+    url: str,
+    method: str,
+    path: str,
+    headers: Mapping[str, str],
+    body: bytes | None,
+    params: Mapping[str, str],
+    timeout: float,
+) -> Stream:
+    """The answer of a server that is no API server."""
+    from greenthread.kube.core import query
 
-    def __init__(
-        self,
-        url: str,
-        method: str,
-        path: str,
-        headers: Mapping[str, str],
-        body: bytes | None,
-        params: Mapping[str, str],
-        timeout: float,
-    ) -> None:
-        from greenthread.kube.core import query
+    scheme, host, port, base = http1.split_address(url)
+    tls = None
+    if scheme == "https":
+        import ssl
 
-        self._url = url
-        scheme, host, port, base = http1.split_address(url)
-        tls = None
-        if scheme == "https":
-            import ssl
+        tls = ssl.create_default_context()
+    connection = http1.Connection(host, port, timeout=timeout, connect_timeout=5.0, tls=tls)
+    fields = {"accept": "*/*", "accept-encoding": "identity", "user-agent": "greenthread", **headers}
+    target = f"{base}{path}" + (f"?{query(params)}" if params else "")
 
-            tls = ssl.create_default_context()
-        self._connection = http1.Connection(host, port, timeout=timeout, connect_timeout=5.0, tls=tls)
-        fields = {"accept": "*/*", "accept-encoding": "identity", "user-agent": "greenthread", **headers}
-        target = f"{base}{path}" + (f"?{query(params)}" if params else "")
-        try:
-            self._connection.send(method, target, fields, body)
-        except OSError as error:
-            self._connection.close()
-            raise self._lost(error) from error
-        except BaseException:
-            self._connection.close()
-            raise
-
-    @cached_property
-    def _answer(self) -> http1.Answer:
-        """Waits for the answer's head."""
-        try:
-            return self._connection.receive(float("inf"))
-        except OSError as error:
-            raise self._lost(error) from error
-
-    @property
-    def status(self) -> int:
-        """HTTP's."""
-        return self._answer.status
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Names in lower case."""
-        return self._answer.headers
-
-    def __enter__(self) -> DirectStream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.close()
-
-    def shut(self) -> None:
-        """Ends it from another thread."""
-        self._connection.shut()
-
-    def read(self) -> bytes:
-        """The next part of the body, empty at the end."""
-        try:
-            return self._connection.read(self._answer)
-        except OSError as error:
-            raise self._lost(error) from error
-
-    def read_all(self, limit: int = 64 * 1024 * 1024) -> bytes:
-        """The whole body; Unreachable when it is larger than `limit` bytes."""
-        parts, size = [], 0
-        while data := self.read():
-            parts.append(data)
-            size += len(data)
-            if size > limit:
-                raise self._lost(http1.BadAnswer(f"the answer is larger than {limit} bytes"))
-        return b"".join(parts)
-
-    def _lost(self, error: OSError) -> KubeError:
-        found = no_answer(self._url, error)
+    def lost(error: OSError) -> KubeError:
+        found = no_answer(url, error)
         return type(found)(str(found).replace("API server", "server").replace(
             "is the cluster running, is this the right context?", "is it the right address?"))  # fmt: skip
+
+    return Stream(connection, method, target, fields, body, lost, MAX_ANSWER)
 
 
 def find_gateway(client: Client, url: str = "", namespace: str = "") -> Address:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 from greenthread.http1 import Answer, Connection, split_address
 from greenthread.kube import core
 from greenthread.kube.config import ClusterConfig
 from greenthread.kube.core import Object, ObjectList, Patch, Request, Response, WatchEvent
-from greenthread.kube.errors import ApiError, Gone
+from greenthread.kube.errors import ApiError, Gone, KubeError
 from greenthread.kube.resources import Resource
 
 CONNECT_TIMEOUT = 10.0
@@ -84,7 +84,7 @@ class Client:
         """
         request = core.watch_request(resource, namespace, label_selector, field_selector, resource_version)
         lines = core.Lines()
-        with Stream(self, request.method, request.path, request.params, core.WATCH_SILENCE) as stream:
+        with self.open(request.method, request.path, request.params, timeout=core.WATCH_SILENCE) as stream:
             if stream.status != 200:
                 core.decode(request, Response(stream.status, stream.headers, stream.read_all()), self.config.where)
             while data := stream.read():
@@ -101,7 +101,15 @@ class Client:
         timeout: float = core.REQUEST_TIMEOUT,
     ) -> Stream:
         """Any request, with an answer that is read as it comes, on a connection of its own; use it with `with`."""
-        return Stream(self, method, path, params, timeout, headers, body)
+        own = core.headers(self.config.authorization(), "application/json" if body is not None else "")
+        return Stream(
+            self._connection(timeout),
+            method,
+            self._path(path, params),
+            {**own, **(headers or {})},
+            body,
+            lambda error: core.no_answer(self.config.server, error),
+        )
 
     def lists(self, wanted: Sequence[Listing]) -> Sequence[ObjectList | ApiError]:
         """Several lists, asked for at once; what one of them is refused with takes its place."""
@@ -184,37 +192,36 @@ Listing = tuple[Resource, "str | None", str, str]
 
 
 class Stream:
-    """A request that was sent, and its answer, read as it comes. Raises Unreachable."""
+    """A request that was sent, and its answer, read as it comes. OSErrors are raised as what `lost` makes of them."""
 
     def __init__(
         self,
-        client: Client,
+        connection: Connection,
         method: str,
         path: str,
-        params: Mapping[str, str],
-        timeout: float,
-        headers: Mapping[str, str] | None = None,
-        body: bytes | None = None,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        lost: Callable[[OSError], KubeError],
+        limit: float = core.MAX_BODY,
     ) -> None:
-        self._server = client.config.server
-        self._connection = client._connection(timeout)
-        own = core.headers(client.config.authorization(), "application/json" if body is not None else "")
+        """`path` with its query; `limit`: most bytes of the answer's body that `read_all` takes."""
+        self._connection, self._lost, self._limit = connection, lost, limit
         try:
-            self._connection.send(method, client._path(path, params), {**own, **(headers or {})}, body)
+            connection.send(method, path, headers, body)
         except OSError as error:
-            self._connection.close()
-            raise core.no_answer(self._server, error) from error
+            connection.close()
+            raise lost(error) from error
         except BaseException:
-            self._connection.close()
+            connection.close()
             raise
 
     @cached_property
     def _answer(self) -> Answer:
         """Waits for the answer's head."""
         try:
-            return self._connection.receive(core.MAX_BODY)
+            return self._connection.receive(self._limit)
         except OSError as error:
-            raise core.no_answer(self._server, error) from error
+            raise self._lost(error) from error
 
     @property
     def status(self) -> int:
@@ -241,14 +248,14 @@ class Stream:
         try:
             return self._connection.read(self._answer)
         except OSError as error:
-            raise core.no_answer(self._server, error) from error
+            raise self._lost(error) from error
 
     def read_all(self) -> bytes:
         """The whole body."""
         try:
             return self._connection.read_all(self._answer)
         except OSError as error:
-            raise core.no_answer(self._server, error) from error
+            raise self._lost(error) from error
 
 
 def _proxy(url: str) -> tuple[str, int, Mapping[str, str]]:
