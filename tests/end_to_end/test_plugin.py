@@ -296,8 +296,10 @@ def test_a_real_prometheus_adds_its_columns(cluster: Cluster, plugin: Plugin, tm
         known = "gthread_sidecar_wake_duration_seconds_count"
         cluster.until(lambda: len(server.query(known)) == len(targets), "both are scraped")
         plugin("chat", "ada", "-m", "hello", "--max-tokens", "4")
-        rate = "rate(gthread_sidecar_requests_total{model='ada'}[1m]) > 0"
-        cluster.until(lambda: bool(server.query(rate)), "the request is scraped")
+        of_ada = "rate(gthread_sidecar_requests_total{model='ada'}[1m]) > 0"
+        cluster.until(lambda: bool(server.query(of_ada)), "the request is scraped")
+        of_bob = "rate(gthread_sidecar_requests_total{model='bob'}[1m]) == 0"
+        cluster.until(lambda: bool(server.query(of_bob)), "the other is scraped twice: a rate takes two samples")
         [head] = [line for line in plugin("top", "--prometheus", server.url).splitlines() if line.startswith("MODEL")]
         assert "REQ/S" in head
         assert "WAKE P50/P99" in head
