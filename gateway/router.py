@@ -43,6 +43,8 @@ class GatewayRouter:
     def route(self, request: RequestHead) -> Route:
         """The route of a request."""
         path = request.path
+        if path == "/live":
+            return self._get(request, lambda _request: Respond.json({"status": "ok"}))
         if path == "/health":
             return self._get(request, self._health)
         if path == "/metrics":

@@ -240,6 +240,7 @@ async def test_a_gateway_that_starts_holds_requests_until_it_knows_the_cluster()
         ]
         await w.until(lambda: w.gateway.holds.held == 5)
         assert (await w.get("/health")).status == 503
+        assert (await w.get("/live")).status == 200
         slow.go.set()
         named, by_body, long, models, unknown = await asyncio.gather(*tasks)
         assert [pod(answer) for answer in (named, by_body, long)] == ["llama-0"] * 3
