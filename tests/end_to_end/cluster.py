@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -51,7 +50,7 @@ from localcluster.supervisor.ports import Ports
 from tests.end_to_end.view import View
 from tests.testbeds.embedded import EmbeddedApi
 from tests.testbeds.group import ProcessGroup
-from tests.testbeds.kube import APISERVER, RealApi
+from tests.testbeds.kube import APISERVER, RealApi, own_address
 from tests.testbeds.programs import kubernetes_version, need
 
 Object = dict[str, Any]
@@ -139,7 +138,7 @@ class Cluster:
         self._part_env = dict(part_env or {})
         self.real = isinstance(api, RealApi)
         #: Where pods are published. A real API server takes no loopback address in an EndpointSlice.
-        self.address = _own_address() if self.real else "127.0.0.1"
+        self.address = own_address() if self.real else "127.0.0.1"
         self._temporary = tempfile.TemporaryDirectory(prefix="greenthread-e2e-")
         self.folder = Path(self._temporary.name)
         self.kube = Client(load_config(api.kubeconfig))
@@ -751,10 +750,3 @@ def _rights() -> str:
     made = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     docs = [doc for doc in yaml.safe_load_all(made) if doc]
     return yaml.safe_dump_all(doc for doc in docs if doc["kind"] in RIGHTS + POLICIES)
-
-
-def _own_address() -> str:
-    """This machine's address on its network."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))  # nothing is sent: it only asks the routing table
-        return str(probe.getsockname()[0])

@@ -6,7 +6,6 @@ import asyncio
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -28,7 +27,7 @@ from localcluster.api.storage import Store
 from localcluster.supervisor.leftovers import in_session, read_stat
 from localcluster.supervisor.settings import Image, Settings
 from localcluster.supervisor.supervisor import Supervisor
-from tests.testbeds.kube import RealApi
+from tests.testbeds.kube import RealApi, own_address
 from tests.testbeds.programs import Missing, skip_or_fail
 
 pytestmark = pytest.mark.processes
@@ -126,13 +125,6 @@ class Bed:
         return file.read_text()
 
 
-def _own_address() -> str:
-    """A real API server takes no loopback address in an EndpointSlice."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))  # nothing is sent: it only asks the routing table
-        return str(probe.getsockname()[0])
-
-
 @pytest.fixture(scope="module")
 def real_api() -> Any:
     try:
@@ -146,7 +138,7 @@ def real_api() -> Any:
 async def bed(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bed]:
     if request.param == "real":
         client = AsyncClient(load_config(request.getfixturevalue("real_api").kubeconfig))
-        address = _own_address()
+        address = own_address()
     else:
         client = AsyncClient(InProcess(Api(Store(":memory:"), logs=log_folder(tmp_path / "logs"))))
         address = "127.0.0.1"

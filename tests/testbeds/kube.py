@@ -217,3 +217,10 @@ def free_ports(count: int) -> list[int]:
     for server in sockets:
         server.close()
     return ports
+
+
+def own_address() -> str:
+    """This machine's address on its network, for pods: a real API server takes no loopback address of them."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))  # nothing is sent: it only asks the routing table
+        return str(probe.getsockname()[0])
