@@ -91,6 +91,13 @@ HOSTILE: dict[str, Patch] = {
     "strikes a fellow victim": [op("replace", "/preemptionIntents/0/victims", [f"team-a/{ME}"])],
     "adds a victim to another's intent": [op("add", "/preemptionIntents/0/victims/-", "team-b/innocent-0-55555555")],
     "sets another's intent behind real requests": [op("add", "/preemptionIntents/0/boot", True)],
+    "forbids another to preempt": [op("add", "/preemptionIntents/0/preempts", False)],
+    "forbids another to preempt while it strikes itself": [
+        op("replace", "/preemptionIntents/0/victims", [f"team-b/{OTHER}"]),
+        op("add", "/preemptionIntents/0/preempts", False),
+    ],
+    "replaces the whole status": [op("replace", "", {"node": "node-a", "index": 0, "occupants": [MINE]})],
+    "removes the whole status": [op("remove", "")],
     "adds an intent of another": [op("add", "/preemptionIntents/-", {**MY_INTENT, "podName": "ghost-0-44444444"})],
     "sets all intents to null": {"status": {"preemptionIntents": None}},
     "takes the lock for another": [op("add", "/wakeLock", {**LOCK, "holder": f"team-b/{OTHER}"})],
@@ -119,6 +126,14 @@ def test_a_hostile_sidecar_may_not(gpu: str, installed: RealApi, sidecar: Admin,
     assert status in (403, 422), answer
     after = installed.request("GET", f"/apis/greenthread.ai/v1alpha1/namespaces/{NAMESPACE}/gpus/{gpu}")[1]["status"]
     assert after == before
+
+
+def test_a_sidecar_may_not_pass_for_a_model_whose_name_begins_its_own(gpu: str, installed: RealApi) -> None:
+    longer = "llama-big-0-77777777"
+    them = account(installed, "team-a", "greenthread-sidecar", longer, "node-a")
+    for model, expected in (("llama", 403), ("llama-big-0", 403), ("llama-big", 200)):
+        entry = {"namespace": "team-a", "podName": longer, "modelName": model, "state": "sleeping"}
+        assert patch_gpu(them, gpu, [op("add", "/occupants/-", entry)])[0] == expected, model
 
 
 def test_the_policy_says_what_is_allowed(gpu: str, sidecar: Admin) -> None:
