@@ -228,11 +228,17 @@ AGENT_MAY: dict[str, Patch] = {
     "say that a sidecar is down": [op("add", "/occupants/1/sidecarDown", True)],
     "remove an entry that holds nothing": [op("remove", "/occupants/0")],
     "remove an intent": [op("remove", "/preemptionIntents/0")],
+    "free the lock of a pod that is gone": [op("remove", "/wakeLock")],
 }
 AGENT_MAY_NOT: dict[str, Patch] = {
     "add an occupant": [op("add", "/occupants/-", {**MINE, "podName": "ghost-0-44444444"})],
     "wake one": [op("replace", "/occupants/0/state", "converting")],
     "take less than all of its memory": [op("replace", "/occupants/1/reservedMemoryBytes", 1)],
+    "free one and pin it": [*AGENT_MAY["free what a pod that is gone holds"], op("add", "/occupants/1/popular", True)],
+    "free one and name another Model": [
+        *AGENT_MAY["free what a pod that is gone holds"],
+        op("replace", "/occupants/1/modelName", "llama"),
+    ],
     "pin one": [op("add", "/occupants/1/popular", True)],
     "pin one and call its sidecar down": [
         op("add", "/occupants/1/popular", True),
@@ -246,7 +252,9 @@ AGENT_MAY_NOT: dict[str, Patch] = {
 
 
 @pytest.mark.parametrize("name", AGENT_MAY)
-def test_an_agent_may(gpu: str, agent: Admin, name: str) -> None:
+def test_an_agent_may(gpu: str, installed: RealApi, agent: Admin, name: str) -> None:
+    if name == "free the lock of a pod that is gone":
+        patch_gpu(installed, gpu, [op("add", "/wakeLock", {**LOCK, "holder": f"team-b/{OTHER}"})])
     status, answer = patch_gpu(agent, gpu, AGENT_MAY[name])
     assert status == 200, answer
 
