@@ -70,7 +70,7 @@ def _unmap(block: _Block) -> None:
         raise DeviceError(f"cannot unmap {block.size} bytes: {error}") from None
 
 
-class GreenThreadBackend(CuMemBackend):
+class GreenThreadBackend(CuMemBackend):  # type: ignore[misc]
     """Of one worker process. Errors reach whoever called vLLM's /sleep or /wake_up as a 500 with their text."""
 
     def __init__(self) -> None:

@@ -27,7 +27,7 @@ class CheckpointError(Exception):
 
 
 class Checkpointer:
-    """Of processes of this machine that are our own descendants: then neither a capability nor YAMA stands in the way."""
+    """Of our own descendants: these may be stopped without a capability, also under YAMA."""
 
     def __init__(self, module: str = "cuda.bindings.driver") -> None:
         """CheckpointError when this machine cannot."""
@@ -38,9 +38,8 @@ class Checkpointer:
         except (ImportError, RuntimeError) as error:
             raise CheckpointError(f"CUDA's driver cannot be called: {error}") from None
         if version < 12080 or not hasattr(self._driver, "cuCheckpointProcessLock"):
-            raise CheckpointError(
-                f"the driver is too old (CUDA {version // 1000}.{version % 1000 // 10}): 570 or newer is needed"
-            )
+            cuda = f"{version // 1000}.{version % 1000 // 10}"
+            raise CheckpointError(f"the driver is too old (it speaks CUDA {cuda}): 570 or newer is needed")
 
     def processes(self, pids: Sequence[int]) -> list[int]:
         """Those of the processes that use CUDA."""
@@ -63,17 +62,14 @@ class Checkpointer:
     def restore(self, pids: Sequence[int]) -> None:
         """Those that are checkpointed; who runs already is left alone. CheckpointError: they are `lost`."""
         states = {pid: self._state(pid) for pid in pids}
-        failed = self._each("cuCheckpointProcessRestore", [p for p, state in states.items() if state == "CHECKPOINTED"])
-        failed = failed or self._each(
-            "cuCheckpointProcessUnlock", [p for p, state in states.items() if state != "RUNNING"]
-        )
+        away = [pid for pid, state in states.items() if state == "CHECKPOINTED"]
+        locked = [pid for pid, state in states.items() if state != "RUNNING"]
+        failed = self._each("cuCheckpointProcessRestore", away) or self._each("cuCheckpointProcessUnlock", locked)
         if failed:
             raise CheckpointError(str(next(iter(failed.values()))), lost=True)
 
-    def _release(self, checkpointed: Sequence[int], locked: Sequence[int], why: CheckpointError) -> None:
-        failed = self._each("cuCheckpointProcessRestore", checkpointed) or self._each(
-            "cuCheckpointProcessUnlock", locked
-        )
+    def _release(self, away: Sequence[int], locked: Sequence[int], why: CheckpointError) -> None:
+        failed = self._each("cuCheckpointProcessRestore", away) or self._each("cuCheckpointProcessUnlock", locked)
         if failed:
             raise CheckpointError(f"{why}; and going back failed: {next(iter(failed.values()))}", lost=True)
         raise why

@@ -1,4 +1,4 @@
-"""A file on local NVMe: what sleeps is read back in the layout of the device, around the page cache, by many threads."""
+"""A file on local NVMe, in the layout of the device: read back around the page cache, by many threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pinned host memory: one copy of what sleeps, right-sized, on huge pages, near the GPU, within what the host can spare."""
+"""Pinned host memory: one copy of what sleeps, of its size, on huge pages, near the GPU, as far as the host can spare."""
 
 from __future__ import annotations
 
@@ -122,9 +122,9 @@ class HostMemory:
             room = self._room()
             if missing > room:
                 raise StoreError(
-                    f"the pinned copy needs {missing / GIB:.1f}G more of host memory, and {max(room, 0) / GIB:.1f}G may "
-                    "be taken: raise the engine's memory limit, serve fewer models with staging.pinned on this node, or "
-                    "set staging.pinned to false"
+                    f"the pinned copy needs {missing / GIB:.1f}G more of host memory, {max(room, 0) / GIB:.1f}G may be "
+                    "taken: raise the engine's memory limit, serve fewer models with staging.pinned on this node, or "
+                    "write staging.pinned: false"
                 )
             try:
                 region = self._region(missing)

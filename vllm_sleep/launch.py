@@ -1,7 +1,8 @@
-"""`python3 -m vllm_sleep.launch ENGINE ARGUMENT...`: runs the engine, and checkpoints its processes when the sidecar asks.
+"""`python3 -m vllm_sleep.launch ENGINE ARGUMENT...`: runs the engine, checkpoints its processes when the sidecar asks.
 
-It is the engine's parent, because a process may always stop its own descendants: so the pod needs neither CAP_SYS_PTRACE
-nor a host without YAMA. It serves one line of JSON a connection on the socket `launcher.sock` in $RUN_DIR:
+It is the engine's parent, because a process may always stop its own descendants: so the pod needs neither
+CAP_SYS_PTRACE nor a host without YAMA. It serves one line of JSON a connection on the socket `launcher.sock` in
+$RUN_DIR:
 
     {"call": "state"}       {"checkpoint": true}, or false with the "reason"
     {"call": "checkpoint"}  {"processes": 2, "seconds": 0.1}: they hold nothing of a GPU any more
@@ -81,7 +82,7 @@ def serve(path: Path, helper: Helper) -> socketserver.BaseServer:
 
     path.unlink(missing_ok=True)
     server = Server(str(path), Handler)
-    path.chmod(0o666)  # noqa: S103 only the pod's own containers see the volume, and they may run as different users
+    path.chmod(0o666)  # only the pod's own containers see the volume, and they may run as different users
     threading.Thread(target=server.serve_forever, name="launcher", daemon=True).start()
     return server
 
@@ -116,7 +117,7 @@ def main(command: Sequence[str]) -> int:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
     try:
-        engine = subprocess.Popen(list(command), preexec_fn=with_parent)  # noqa: PLW1509 no thread of ours holds a lock
+        engine = subprocess.Popen(list(command), preexec_fn=with_parent)
     except OSError as error:
         print(f"cannot run {command[0]}: {error.strerror}", file=sys.stderr)
         return 127
