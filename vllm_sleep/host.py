@@ -1,4 +1,4 @@
-"""Pinned host memory: one copy of what sleeps, of its size, on huge pages, near the GPU, as far as the host can spare."""
+"""Pinned host memory: one copy of what sleeps, of its size, on huge pages, near the GPU, if the host can spare it."""
 
 from __future__ import annotations
 
