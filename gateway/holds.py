@@ -50,7 +50,7 @@ class Hold:
         """The route to this Model for a path of the API."""
         found = self._forwards.get(path)
         if found is None:
-            found = self._forwards[path] = Forward(path, gate=self, retry=True, tag=self.key)
+            found = self._forwards[path] = Forward(path, gate=self, retry=True, tag=self.key, keep_ends=True)
         return found
 
     def try_enter(self, exchange: Exchange) -> bool:

@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
+from gateway.usage import tokens
 from greenthread.kube.resources import Key
 from proxy.exchange import Exchange
 from proxy.routes import Respond
@@ -23,14 +24,15 @@ _OTHER: Key = ("", "other")
 
 
 class _Tally:
-    """Of one model: finished requests by status, and how long they took."""
+    """Of one model: finished requests by status, how long they took, and the tokens that their answers told of."""
 
-    __slots__ = ("buckets", "codes", "seconds")
+    __slots__ = ("buckets", "codes", "completion", "prompt", "seconds")
 
     def __init__(self) -> None:
         self.codes: dict[int, int] = {}
         self.buckets = [0] * (len(_BUCKETS) + 1)
         self.seconds = 0.0
+        self.prompt = self.completion = 0
 
 
 class Metrics(Collector):
@@ -64,6 +66,10 @@ class Metrics(Collector):
         tally.codes[status] = tally.codes.get(status, 0) + 1
         tally.buckets[bisect_left(_BUCKETS, seconds)] += 1
         tally.seconds += seconds
+        if exchange.first:
+            prompt, completion = tokens(exchange.first, exchange.last)
+            tally.prompt += prompt
+            tally.completion += completion
 
     def forget(self, key: Key) -> None:
         """A Model is gone: so are its series."""
@@ -79,6 +85,11 @@ class Metrics(Collector):
             "From a request's head to the end of its answer, waiting included.",
             labels=["model"],
         )
+        spent = CounterMetricFamily(
+            "gthread_apiserver_tokens",
+            "Tokens that answers told of in their usage; kind prompt or completion.",
+            labels=["model", "kind"],
+        )
         for key, tally in self._tallies.items():
             model = "/".join(filter(None, key))
             for code, count in tally.codes.items():
@@ -88,8 +99,12 @@ class Metrics(Collector):
                 total += count
                 buckets.append((bound, float(total)))
             duration.add_metric([model], buckets, tally.seconds)
+            if model:
+                spent.add_metric([model, "prompt"], tally.prompt)
+                spent.add_metric([model, "completion"], tally.completion)
         yield requests
         yield duration
+        yield spent
 
     def scrape(self) -> Respond:
         """The answer to GET /metrics."""

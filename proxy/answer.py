@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Sequence
 from math import ceil
 from typing import TYPE_CHECKING
@@ -26,6 +27,9 @@ AS_IS, _CODED, _TO_EVENT, _WATCHED, _NOT_RUN = range(5)
 
 _SUCCESS = Outcome.SUCCESS
 
+_KEPT_PIECES, _KEPT_BYTES = 8, 4096
+"""Of an answer whose ends are kept: the last pieces, and the bytes of each."""
+
 
 class Answering:
     """The half of an exchange that speaks to its client. `Exchange` is the other, and sets what is declared here: one
@@ -44,7 +48,9 @@ class Answering:
         "close",
         "decode_response",
         "finished",
+        "first",
         "head_sent",
+        "last",
         "request",
         "response_lines",
         "status",
@@ -63,6 +69,11 @@ class Answering:
     """The client has seen the beginning of an answer."""
     decode_response: bool
     """The client takes no chunked coding."""
+    first: bytes | None
+    """Where the route keeps the ends of answers: the first piece of this one's body, with its framing. None: there is
+    no answer that can be read."""
+    last: deque[bytes] | None
+    """The last pieces of the same, the end of each; None: the first is all."""
     _answer_mode: int
     _out: bytes
     """The answer's head, until something goes with it."""
@@ -109,6 +120,8 @@ class Answering:
                 return
             if head.heartbeat:
                 self._answer_mode = _WATCHED
+        if head.readable and self._route is not None and self._route.keep_ends:
+            self.first = b""
         if self._heartbeat is not None and self._heartbeat.begun:
             self._continue_stream(head)
             return
@@ -160,6 +173,14 @@ class Answering:
                 return
             elif self._answer_mode == _NOT_RUN or self._says_not_run(data):
                 return
+        last = self.last
+        if last is not None:
+            last.append(data if len(data) <= _KEPT_BYTES else data[-_KEPT_BYTES:])
+        elif self.first:
+            self.last = deque((self.first[-_KEPT_BYTES:], data[-_KEPT_BYTES:]), _KEPT_PIECES)
+            self.first = self.first[:_KEPT_BYTES]
+        elif self.first is not None:
+            self.first = data
         if self._out:
             self.head_sent = True
             data, self._out = self._out + data, b""
@@ -243,6 +264,8 @@ class Answering:
         if not found or beats.replace(BEAT, b""):
             if data.replace(BEAT, b""):
                 self._answer_mode = AS_IS  # it runs
+                if self.first:
+                    self.first, self.last = b"", None  # the answer begins here
             return False
         self._answer_mode = _NOT_RUN
         self.status = 0

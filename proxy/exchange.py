@@ -37,7 +37,7 @@ class Exchange(Answering):
 
     For routers and gates: `request`, `terms`, `started` (loop time), `waited` (seconds at gates until now), `upstream`
     (a gate may set it), `response_lines` (header lines, a gate may set them), `status` (of the answer; 0 while there is
-    none), `tag` (of the Forward), `state` (the gate's own).
+    none), `tag` (of the Forward), `state` (the gate's own), `first` and `last` (of the answer, at its end).
     """
 
     __slots__ = (
@@ -77,6 +77,8 @@ class Exchange(Answering):
         self.close = not request.keep_alive
         self.body_complete = True
         self.decode_response = False
+        self.first = None
+        self.last = None
         self._answer_mode = AS_IS
         self._out = b""
         self._server = server

@@ -233,9 +233,12 @@ class ResponseHead:
     """It began before the request was run: the body may say that it was not run after all."""
     text: bytes = field(init=False, repr=False)
     """Status line and `lines`, as they go on."""
+    readable: bool = field(init=False, repr=False)
+    """The body is an answer (2xx), and not encoded."""
 
     def __post_init__(self) -> None:
         self.text = b"\r\n".join([self.status_line, *self.lines, b""])
+        self.readable = 200 <= self.status < 300 and self.get("content-encoding") is None
 
     def get(self, name: str) -> str | None:
         """The value of the first header field of this name, None when absent."""

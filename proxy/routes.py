@@ -75,6 +75,8 @@ class Forward:
     request was not run (and its body is still held). The gate ends this by refusing."""
     tag: Any = None
     """The owner's own, for its metrics."""
+    keep_ends: bool = False
+    """Keep the first piece and the last ones of a successful answer that is not encoded, for its metrics."""
 
 
 @dataclass(frozen=True, slots=True)

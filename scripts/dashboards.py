@@ -164,6 +164,8 @@ GPU = Board(
 )
 
 SUCCESS = rate("gthread_sidecar_requests_total", f'status="success", {MODELS}')
+#: The gateway's label `model` has the namespace in it.
+TOKENS = rate("gthread_apiserver_tokens_total", 'kind="completion", model=~"$namespace/$model"')
 
 STATES = Board(
     "GreenThread / Models",
@@ -216,9 +218,19 @@ STATES = Board(
                 "Requests",
                 {f"sum by (model) ({SUCCESS})": "{{model}}"},
                 "reqps",
+                width=6,
             ),
-            Panel("In flight", {f"sum by (model) (gthread_sidecar_in_flight_requests{{{MODELS}}})": "{{model}}"}),
-            Panel("In the queue", {f"sum by (model) (gthread_sidecar_queue_depth{{{MODELS}}})": "{{model}}"}),
+            Panel(
+                "Completion tokens a second",
+                {f"sum by (model) ({TOKENS})": "{{model}}"},
+                width=6,
+                help="Told by the gateway's answers. Streams of OpenAI's API tell them when the client asks for it "
+                "(stream_options.include_usage); vLLM's own count, on its dashboard, has all.",
+            ),
+            Panel(
+                "In flight", {f"sum by (model) (gthread_sidecar_in_flight_requests{{{MODELS}}})": "{{model}}"}, width=6
+            ),
+            Panel("In the queue", {f"sum by (model) (gthread_sidecar_queue_depth{{{MODELS}}})": "{{model}}"}, width=6),
         ],
         "Wakes and sleeps": [
             Panel(
@@ -330,6 +342,7 @@ SYSTEM = Board(
                 "Requests by answer",
                 {f"sum by (code) (rate(gthread_apiserver_requests_total[{RATE}]))": "{{code}}"},
                 "reqps",
+                width=6,
             ),
             Panel(
                 "Time of a request",
@@ -338,7 +351,14 @@ SYSTEM = Board(
                     quantile(0.99, "gthread_apiserver_request_duration_seconds", "job", ""): "p99",
                 },
                 "s",
+                width=6,
                 help="Waiting for a wake included.",
+            ),
+            Panel(
+                "Tokens a second",
+                {f"sum by (kind) (rate(gthread_apiserver_tokens_total[{RATE}]))": "{{kind}}"},
+                width=6,
+                help="Of answers whose usage tells them.",
             ),
             Panel(
                 "In flight, and held",
@@ -346,6 +366,7 @@ SYSTEM = Board(
                     "sum(gthread_apiserver_in_flight_requests)": "in flight",
                     "sum(gthread_apiserver_held_requests)": "held: no pod is ready",
                 },
+                width=6,
             ),
         ],
         "Agents and claims": [

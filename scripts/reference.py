@@ -242,7 +242,7 @@ def metrics_page() -> str:
         ("Agent", "One on each GPU node, port `metrics` (9090).", agent_families()),
         (
             "Gateway",
-            "Its own port, path `/metrics`. `model` is `namespace/name` of a Model that exists.",
+            GATEWAY_NOTE,
             gateway_families(),
         ),
     ):
@@ -261,6 +261,14 @@ How many series there are is bounded: a sidecar's by its GPUs, an agent's by the
 2,000 Models (further ones count together as `other`), and requests to the Kubernetes API by methods, kinds and status
 codes.
 """
+
+
+GATEWAY_NOTE = """Its own port, path `/metrics`. `model` is `namespace/name` of a Model that exists.
+
+Tokens are what an answer's `usage` tells, in OpenAI's and Anthropic's APIs: it is read at the end of an answer (the
+last 4 KiB, of a stream the last pieces) that is a 2xx without `Content-Encoding`. An answer without one counts nothing:
+audio, OpenAI's streams unless the client asked by `stream_options.include_usage`, and what a client left before its
+end. The engines' own `vllm:prompt_tokens_total` and `vllm:generation_tokens_total` count all."""
 
 
 def sidecar_families() -> list[Family]:
@@ -287,7 +295,7 @@ def gateway_families() -> list[Family]:
     """After one request."""
     metrics = GatewayMetrics()
     metrics.follow(lambda: 0, lambda: 0, lambda: 0)
-    metrics.observe(cast(Any, SimpleNamespace(tag=("default", "m"), status=200)), 1.0)
+    metrics.observe(cast(Any, SimpleNamespace(tag=("default", "m"), status=200, first=None)), 1.0)
     scraped = metrics.scrape().body
     assert isinstance(scraped, bytes)
     return [_family(family, ()) for family in text_string_to_metric_families(scraped.decode())]
