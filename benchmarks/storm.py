@@ -122,6 +122,13 @@ class TimedEngine:
     async def memory(self) -> list[int] | None:
         return [self._need]
 
+    async def left_behind(self) -> int | None:
+        return 0
+
+    @property
+    def shortfalls(self) -> list[str]:
+        return []
+
 
 class Counting:
     """The transport of a sidecar, with its requests counted by method and kind."""

@@ -60,6 +60,7 @@ class Sidecar:
 
     def attach(self, engine: Engine) -> None:
         """Gives the sidecar its engine; before ``run``."""
+        self._engine = engine
         self.lifecycle = Lifecycle(
             self.settings, self.claims, engine, self.door, self.metrics, self.recorder, self._clock
         )
@@ -123,6 +124,7 @@ class Sidecar:
             "requests": int(self.door.finished),
             "lastWakeSeconds": None if lifecycle.last_wake is None else round(lifecycle.last_wake, 3),
             "error": lifecycle.error,
+            **({"shortfalls": shortfalls} if (shortfalls := self._engine.shortfalls) else {}),
         }
 
     def status(self) -> dict[str, Any]:
@@ -139,6 +141,7 @@ class Sidecar:
             "why": lifecycle.explain(),
             "error": lifecycle.error,
             "lastWakeSeconds": lifecycle.last_wake,
+            "shortfalls": self._engine.shortfalls,
             "records": [record.to_object() for record in self.recorder.records],
         }
 

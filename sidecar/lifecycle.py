@@ -21,7 +21,7 @@ from greenthread.kube.errors import ApiError, Unreachable
 from greenthread.model import ModelSpec
 from sidecar.claims import Claims, Refused, entry
 from sidecar.door import Door
-from sidecar.engine import Engine, EngineError, Rest
+from sidecar.engine import Engine, EngineError, EngineLost, Rest
 from sidecar.metrics import Metrics, SidecarState
 from sidecar.reasons import Reason, Serving, Why, reason_to_sleep
 from sidecar.records import Record, Recorder
@@ -372,12 +372,13 @@ class Lifecycle:
         self.healthy = True
 
     async def _wake_failed(self, error: EngineError, record: Record) -> None:
-        """The engine is killed, its memory released, and those who wait are told."""
+        """The engine is killed, its memory released, and those who wait are told, unless its next boot is for them."""
         log.warning("%s failed: %s", record.kind, error)
         record.total = sum(record.steps.values())
         self.error = record.error = str(error)
-        self._door.turn_away(f"the model could not {record.kind}: {error}")
-        self._wants.wished_wake = None
+        if not isinstance(error, EngineLost):
+            self._door.turn_away(f"the model could not {record.kind}: {error}")
+            self._wants.wished_wake = None
         await self._engine.kill()
         self._wants.boot_failed()
         await self._insist(lambda: self._claims.release(self._entry(State.SLEEPING, 0)))
@@ -447,7 +448,7 @@ class Lifecycle:
         if reason.why is Why.STOPPED or self._died:
             await self._engine.kill()
         else:
-            rest = await self._rest_engine()
+            rest = await self._rest_engine(record)
         record.steps = {"drain": sleeping - draining, "engine": _loop_time() - sleeping}
         self._became_serving_at = None
         self._wants.boot_ready = rest is Rest.ASLEEP  # before the write: an engine that dies meanwhile must boot
@@ -480,12 +481,15 @@ class Lifecycle:
                 break
             await self._wait(deadline - _loop_time())
 
-    async def _rest_engine(self) -> Rest:
+    async def _rest_engine(self, record: Record | None = None) -> Rest:
         """Puts the engine to sleep, or kills it when it does not obey. Its memory is free on return."""
         try:
             await self._engine.sleep()
+            left = await self._engine.left_behind()
+            if record is not None:
+                record.left = left
         except EngineError as error:
-            log.warning("the engine does not sleep and is killed: %s", error)
+            self._recorder.event("EngineRestarted", f"the engine does not sleep as it should: {error}", warning=True)
             await self._engine.kill()
             return Rest.ABSENT
         return Rest.ABSENT if self._died else Rest.ASLEEP

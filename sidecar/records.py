@@ -44,6 +44,8 @@ class Record:
     for_model: str = ""
     #: Bytes on each GPU that were taken or freed.
     memory: int = 0
+    #: Of a sleep: bytes that the engine still holds on a GPU, by NVML; None: that cannot be seen.
+    left: int | None = None
     error: str = ""
 
     def to_object(self) -> dict[str, Any]:
@@ -59,6 +61,7 @@ class Record:
             "victims": self.victims,
             "forModel": self.for_model,
             "memory": self.memory,
+            "left": self.left,
             "error": self.error,
         }
 
@@ -73,6 +76,8 @@ class Record:
         text = f"{verb} in {short_duration(self.total)} on {self.gpus}" + (f" ({steps})" if steps else "")
         if self.kind == "sleep":
             text += f", {self.reason}, freed {short_bytes(self.memory)}"
+            if self.left is not None:
+                text += f", left {short_bytes(self.left)}"
         elif self.victims:
             text += f", after {', '.join(self.victims)} made room"
         return text

@@ -45,6 +45,14 @@ class Settings:
     boot_timeout: float = 1800.0
     wake_timeout: float = 120.0
     sleep_timeout: float = 30.0
+    #: Seconds for the first sleep of an engine process, which may have to copy all weights.
+    first_sleep_timeout: float = 300.0
+    #: vLLM's ``--sleep-mode-backend``: ``cumem`` (its own) or ``greenthread`` (vllm_sleep).
+    sleep_backend: str = "cumem"
+    #: Whether a sleeping engine is taken off the GPU altogether, by its launcher.
+    checkpoint: bool = False
+    #: Bytes of a GPU that a sleeping engine may hold beyond what it held after its first sleep.
+    sleep_allowance: int = 2**30
     #: Seconds between two attempts to boot an engine that fails: the first pause and the longest.
     boot_backoff: tuple[float, float] = (1.0, 60.0)
     #: Bytes an engine may take at boot beyond gpuMemoryUtilization (context, graphs), when there is room.
@@ -87,6 +95,9 @@ class Settings:
         kind = env.get("ENGINE_KIND") or "vllm"
         if kind not in ("vllm", "command"):
             raise SettingsError(f"ENGINE_KIND={kind!r} is neither vllm nor command")
+        backend = env.get("SLEEP_BACKEND") or cls.sleep_backend
+        if backend not in ("cumem", "greenthread"):
+            raise SettingsError(f"SLEEP_BACKEND={backend!r} is neither cumem nor greenthread")
         memory = env.get("SERVING_MEMORY_PER_GPU", "")
         return cls(
             pod=PodRef(need("POD_NAMESPACE"), need("POD_NAME")),
@@ -107,5 +118,9 @@ class Settings:
             boot_timeout=number("BOOT_TIMEOUT_SECONDS", cls.boot_timeout),
             wake_timeout=number("WAKE_TIMEOUT_SECONDS", cls.wake_timeout),
             sleep_timeout=number("SLEEP_TIMEOUT_SECONDS", cls.sleep_timeout),
+            first_sleep_timeout=number("FIRST_SLEEP_TIMEOUT_SECONDS", cls.first_sleep_timeout),
+            sleep_backend=backend,
+            checkpoint=env.get("CHECKPOINT") == "1",
+            sleep_allowance=int(number("SLEEP_ALLOWANCE_BYTES", cls.sleep_allowance)),
             env=env,
         )

@@ -12,6 +12,10 @@ class EngineError(Exception):
     """The engine did not do what it was asked; the message is for people."""
 
 
+class EngineLost(EngineError):
+    """The engine has to be started afresh, for no fault of what was asked: requests may wait for that."""
+
+
 class Rest(StrEnum):
     """What an engine is found to be when its sidecar starts."""
 
@@ -49,6 +53,16 @@ class Engine(Protocol):
 
     async def memory(self) -> list[int] | None:
         """Bytes its processes use on each of its GPUs now, or None when that cannot be seen."""
+
+    async def left_behind(self) -> int | None:
+        """Asleep: bytes that its processes still hold on the GPU where they hold most; None when NVML does not tell.
+
+        EngineLost: it is more than its allowance.
+        """
+
+    @property
+    def shortfalls(self) -> list[str]:
+        """What it does less well than its Model asks for, and why; for people."""
 
     def configure(self, spec: ModelSpec) -> None:
         """Takes the live part of the Model's spec (staging)."""

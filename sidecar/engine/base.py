@@ -10,7 +10,8 @@ from pathlib import Path
 
 from greenthread.http_async import Reply, ask_once
 from greenthread.model import ModelSpec
-from sidecar.engine import EngineError
+from greenthread.units import short_bytes
+from sidecar.engine import EngineError, EngineLost
 from sidecar.engine.memory import DeviceMemory
 from sidecar.engine.process import EngineProcess
 from sidecar.settings import Settings
@@ -49,6 +50,7 @@ class ProcessEngine:
         self._process = process or EngineProcess(settings.run_dir, on_exit)
         self._memory = memory or DeviceMemory(settings.gpu_indices)
         self._before: list[int] | None = None
+        self._first_left: int | None = None  # bytes that this engine process left behind when it first slept
         self._ask = ask or self._ask_engine
 
     def open(self) -> None:
@@ -65,6 +67,27 @@ class ProcessEngine:
 
     def configure(self, spec: ModelSpec) -> None:
         """Nothing of the spec is live for a plain process."""
+
+    @property
+    def shortfalls(self) -> list[str]:
+        """A plain process does what it can."""
+        return []
+
+    async def left_behind(self) -> int | None:
+        """What an engine leaves grows with nothing but leaks, so each process's first sleep is the measure."""
+        pids = self._process.family()
+        by_process = await self._memory.used_by(pids) if pids else [0]
+        if by_process is None:
+            return None
+        left = max(by_process)
+        if self._first_left is None:
+            self._first_left = left
+        if left > self._first_left + self._settings.sleep_allowance:
+            raise EngineLost(
+                f"asleep, it still holds {short_bytes(left)} of a GPU, after its first sleep it was "
+                f"{short_bytes(self._first_left)}: it leaks, and is started afresh"
+            )
+        return left
 
     async def memory(self) -> list[int] | None:
         pids = self._process.family()
@@ -90,6 +113,7 @@ class ProcessEngine:
 
     async def start(self) -> None:
         timeout = self._settings.boot_timeout
+        self._first_left = None
         self._before = await self._memory.used()
         async with self._operation("start", timeout):
             await self._process.start(timeout)

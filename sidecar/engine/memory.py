@@ -21,6 +21,7 @@ class DeviceMemory:
         """``module``: name of a module with pynvml's functions; by default ``$GREENTHREAD_NVML`` or ``pynvml``."""
         self._indices = tuple(indices)
         self._nvml: Any = None
+        self._seen = False  # a process was: NVML shows those of this namespace
         name = module or os.environ.get("GREENTHREAD_NVML") or "pynvml"
         try:
             self._nvml = importlib.import_module(name)
@@ -37,7 +38,7 @@ class DeviceMemory:
         return await asyncio.to_thread(self._used) if self._nvml else None
 
     async def used_by(self, pids: Iterable[int]) -> list[int] | None:
-        """Bytes that these processes use on each device; None when NVML shows no process at all (another namespace)."""
+        """Bytes that these processes use on each device; None when NVML has never shown one (another namespace)."""
         return await asyncio.to_thread(self._used_by, frozenset(pids)) if self._nvml else None
 
     async def used_by_pod(self, pod: PodRef, other_than: Iterable[int]) -> bool:
@@ -52,16 +53,16 @@ class DeviceMemory:
             return None
 
     def _used_by(self, wanted: frozenset[int]) -> list[int] | None:
-        visible, result = False, []
+        result = []
         try:
             for index in self._indices:
                 processes = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle(index))
-                visible = visible or any(process.pid in wanted for process in processes)
+                self._seen = self._seen or any(process.pid in wanted for process in processes)
                 result.append(sum(int(p.usedGpuMemory or 0) for p in processes if p.pid in wanted))
         except self._nvml.NVMLError as error:
             log.warning("NVML cannot tell the processes of a device: %s", error)
             return None
-        return result if visible else None
+        return result if self._seen else None
 
     def _used_by_pod(self, pod: PodRef, known: frozenset[int]) -> bool:
         try:

@@ -23,7 +23,7 @@ from localcluster.api.storage import Store
 from proxy.routes import Outcome, Refuse
 from proxy.terms import NO_TERMS, Terms
 from sidecar.app import Sidecar
-from sidecar.engine import EngineError, Rest
+from sidecar.engine import EngineError, EngineLost, Rest
 from sidecar.settings import Settings
 from tests.virtual import VirtualClock
 
@@ -61,6 +61,9 @@ class FakeEngine:
         self.under_way = ""
         self.boot_time, self.wake_time, self.sleep_time = 3.0, 0.5, 0.1
         self.fail: list[str] = []
+        self.lost: list[str] = []
+        self.left: int | None = 0
+        self.shortfalls: list[str] = []
         self.calls: list[str] = []
         self.on_exit: Any = lambda text: None
 
@@ -78,6 +81,9 @@ class FakeEngine:
         if name in self.fail:
             self.fail.remove(name)
             raise EngineError(f"{name} failed")
+        if name in self.lost:
+            self.lost.remove(name)
+            raise EngineLost(f"{name}: the engine has to be started afresh")
 
     async def settle(self) -> Rest:
         if self.under_way in ("wake", "sleep"):
@@ -119,6 +125,9 @@ class FakeEngine:
 
     async def memory(self) -> list[int] | None:
         return [self.amount for _gpu in self.gpus]
+
+    async def left_behind(self) -> int | None:
+        return self.left
 
     def crash(self) -> None:
         self.ledger.free(self.owner)
