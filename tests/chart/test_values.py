@@ -42,6 +42,15 @@ def containers(found: dict[tuple[str, str, str], Any]) -> Iterator[tuple[str, An
                 yield name, pod, container
 
 
+def pods(found: dict[tuple[str, str, str], Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Every container of every pod that the chart makes, init containers and Helm's test too."""
+    for (_, _, name), doc in found.items():
+        spec = doc.get("spec") or {}
+        pod = spec if doc["kind"] == "Pod" else (spec.get("template") or {}).get("spec")
+        for container in [*(pod or {}).get("initContainers", []), *(pod or {}).get("containers", [])]:
+            yield name, pod, container
+
+
 def test_lint_is_strict(helm: Path) -> None:
     done = subprocess.run([str(helm), "lint", "--strict", str(CHART)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
@@ -71,21 +80,59 @@ def test_every_value_is_documented_and_in_the_schema() -> None:
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        ("controller.replicas=0", "/controller/replicas"),
-        ("controler.replicas=2", "controler"),
-        ("gateway.requestTimeout=5 minutes", "/gateway/requestTimeout"),
-        ("storage.modelsPath=models", "/storage/modelsPath"),
-        ("apiserver.service.type=Loadbalancer", "/apiserver/service/type"),
-        ("modelNamespaces={Team A}", "/modelNamespaces/0"),
-        ("controller.image.digest=abc", "/controller/image/digest"),
-        ("sidecar.heartbeat=10", "/sidecar/heartbeat"),
+        ("controller.replicas=0", "at '/controller/replicas': minimum: got 0, want 1"),
+        ("controller.replicas=two", "at '/controller/replicas': got string, want integer"),
+        ("controler.replicas=2", "additional properties 'controler' not allowed"),
+        ("gateway.clasName=x", "at '/gateway': additional properties 'clasName' not allowed"),
+        ("monitoring.enabled=yes", "at '/monitoring/enabled': got string, want boolean"),
+        ("apiserver.replicas=0", "at '/apiserver/replicas': minimum: got 0, want 1"),
+        ("apiserver.service.type=Loadbalancer", "value must be one of 'ClusterIP', 'NodePort', 'LoadBalancer'"),
+        ("apiserver.service.port=70000", "at '/apiserver/service/port': maximum: got 70,000, want 65,535"),
+        ("apiserver.autoscaling.targetCPU=0", "at '/apiserver/autoscaling/targetCPU': minimum: got 0, want 1"),
+        ("image.pullPolicy=always", "value must be one of 'Always', 'IfNotPresent', 'Never'"),
+        ("image.registry=", "at '/image/registry': minLength: got 0, want 1"),
+        ("controller.logLevel=verbose", "value must be one of 'debug', 'info', 'warning', 'error'"),
+        ("agent.nodeSelector=gpu", "at '/agent/nodeSelector': got string, want object"),
+        ("vllm.runAsUser=root", "at '/vllm/runAsUser': got string, want null or integer"),
+        ("modelNamespaces=team-a", "at '/modelNamespaces': got string, want array"),
+        ("sidecar.heartbeat=10", "at '/sidecar/heartbeat': got number, want string"),
+        ("sidecar.heartbeat=ten", 'sidecar.heartbeat: "ten" is no duration: write for example 30s, 5m or 1h30m'),
+        ("gateway.requestTimeout=5 minutes", 'gateway.requestTimeout: "5 minutes" is no duration: write for example'),
+        ("gateway.requestTimeout=1.5h", 'gateway.requestTimeout: "1.5h" is no duration'),  # Gateway API has no decimals
+        ("apiserver.holdTimeout=", 'apiserver.holdTimeout: "" is no duration'),
+        ("apiserver.shutdownGrace=5m", 'apiserver.shutdownGrace: "5m" is no number of seconds: write for example 60s'),
+        ("monitoring.interval=often", 'monitoring.interval: "often" is no duration'),
+        ("storage.modelsPath=models", 'storage.modelsPath: "models" is no folder: write an absolute path such as'),
+        ("modelNamespaces={team-a,Team A}", 'modelNamespaces[1]: "Team A" is no namespace: its name has small letters'),
+        ("monitoring.dcgm.namespace=GPU", 'monitoring.dcgm.namespace: "GPU" is no namespace'),
+        ("gateway.className=Envoy!", 'gateway.className: "Envoy!" is no name'),
+        ("vllm.runtimeClassName=NV", 'vllm.runtimeClassName: "NV" is no name'),
+        ("huggingfaceTokenSecret=hf_x", 'huggingfaceTokenSecret: "hf_x" is no name'),
+        ("image.pullSecrets={a_b}", 'image.pullSecrets[0]: "a_b" is no name'),
+        (
+            "controller.image.digest=abc",
+            'controller.image.digest: "abc" is no digest: write sha256: and 64 hexadecimal',
+        ),
+        ("apiserver.image.digest=sha256:ABC", 'apiserver.image.digest: "sha256:ABC" is no digest'),
         ("gateway.enabled=true", "needs the Gateway API"),
+        ("monitoring.enabled=true", "needs the Prometheus Operator"),
     ],
 )
-def test_a_wrong_value_is_refused_with_its_place(value: str, says: str) -> None:
+def test_a_wrong_value_is_refused_with_what_to_write(value: str, says: str) -> None:
     with pytest.raises(subprocess.CalledProcessError) as refused:
         render(value)
     assert says in refused.value.stderr
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        render("gateway.requestTimeout=soon,storage.modelsPath=models")
+    assert "gateway.requestTimeout" in refused.value.stderr
+    assert "storage.modelsPath" in refused.value.stderr
+
+
+def test_nobody_is_shown_a_regular_expression() -> None:
+    assert '"pattern"' not in (CHART / "values.schema.json").read_text()
 
 
 def test_the_values_that_users_know_are_there() -> None:
@@ -101,21 +148,50 @@ def test_the_values_that_users_know_are_there() -> None:
     assert values["vllm"]["runtimeClassName"] == "nvidia"
 
 
-def test_all_but_the_agent_are_restricted_pods() -> None:
-    for name, pod, container in containers(objects()):
-        security = container["securityContext"]
+def test_every_container_is_hardened_and_asks_for_what_it_needs() -> None:
+    walked = []
+    for name, pod, container in pods(objects("apiserver.autoscaling.enabled=true")):
+        security, of_pod = container["securityContext"], pod["securityContext"]
         assert security["allowPrivilegeEscalation"] is False
         assert security["readOnlyRootFilesystem"] is True
         assert security["capabilities"] == {"drop": ["ALL"]}
-        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert container["resources"]["requests"], name
-        assert container["livenessProbe"], name
-        assert container["readinessProbe"], name
+        assert of_pod["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert container["resources"]["requests"].keys() == {"cpu", "memory"}, name
+        if name != "greenthread-test":  # it ends by itself
+            assert container["livenessProbe"], name
+            assert container["readinessProbe"], name
+            assert container["resources"]["limits"]["memory"], name
         if name == "greenthread-agent":
             assert pod["hostPID"] is True
         else:
-            assert pod["securityContext"]["runAsNonRoot"] is True
-            assert "hostPID" not in pod
+            assert of_pod["runAsNonRoot"] is True
+            assert not {"hostPID", "hostNetwork", "hostIPC"} & set(pod)
+        assert not pod.get("volumes")
+        walked.append(name)
+    assert sorted(walked) == [
+        "greenthread-agent", "greenthread-apiserver", "greenthread-controller", "greenthread-test"
+    ]  # fmt: skip
+
+
+def test_replicas_are_spread_and_disrupted_one_by_one() -> None:
+    found = objects()
+    for part in ("controller", "apiserver"):
+        spec = found["Deployment", NAMESPACE, f"greenthread-{part}"]["spec"]
+        [spread] = spec["template"]["spec"]["topologySpreadConstraints"]
+        labels = spec["selector"]["matchLabels"]
+        assert (spread["topologyKey"], spread["labelSelector"]["matchLabels"]) == ("kubernetes.io/hostname", labels)
+        budget = found["PodDisruptionBudget", NAMESPACE, f"greenthread-{part}"]["spec"]
+        assert budget == {"maxUnavailable": 1, "selector": {"matchLabels": labels}}
+        assert labels.items() <= spec["template"]["metadata"]["labels"].items()
+
+
+def test_a_gateway_that_stops_has_the_time_for_what_is_in_flight() -> None:
+    for values, grace in (((), 60), (("apiserver.shutdownGrace=300s",), 300)):
+        pod = objects(*values)["Deployment", NAMESPACE, "greenthread-apiserver"]["spec"]["template"]["spec"]
+        [container] = pod["containers"]
+        wait = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+        assert {"name": "SHUTDOWN_GRACE", "value": f"{grace}s"} in container["env"]
+        assert pod["terminationGracePeriodSeconds"] > wait + grace
 
 
 def test_the_token_is_in_its_secret_and_nowhere_else() -> None:
