@@ -45,10 +45,12 @@ def service_changes(present: Mapping[str, Any], wanted: Mapping[str, Any]) -> Ob
 
 
 def route(model: Model, settings: Settings, has_short_address: bool) -> Object:
-    """The way from the Gateway: ``/<namespace>/<model>`` and, for the oldest of that name, ``/<model>``."""
+    """The way from the Gateway: ``/<namespace>/<model>`` and, for the oldest of that name, ``/<model>``.
+
+    ``/v1`` and ``/v2`` under these and no more: a sidecar's other paths, its metrics among them, are not for clients.
+    """
     namespace, _, name = settings.route_gateway.partition("/")
     prefixes = [f"/{model.namespace}/{model.name}"] + ([f"/{model.name}"] if has_short_address else [])
-    rewrite = {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"}
     return {
         "apiVersion": HTTP_ROUTES.api_version,
         "kind": HTTP_ROUTES.kind,
@@ -57,14 +59,19 @@ def route(model: Model, settings: Settings, has_short_address: bool) -> Object:
             "parentRefs": [{"name": name, "namespace": namespace}],
             "rules": [
                 {
-                    "matches": [{"path": {"type": "PathPrefix", "value": prefix}} for prefix in prefixes],
-                    "filters": [{"type": "URLRewrite", "urlRewrite": {"path": rewrite}}],
+                    "matches": [{"path": {"type": "PathPrefix", "value": f"{prefix}{api}"}} for prefix in prefixes],
+                    "filters": [{"type": "URLRewrite", "urlRewrite": {"path": _replaced_by(api)}}],
                     "backendRefs": [{"name": model.name, "port": 80}],
                     "timeouts": {"request": settings.route_timeout},
                 }
+                for api in ("/v1", "/v2")
             ],
         },
     }
+
+
+def _replaced_by(prefix: str) -> Object:
+    return {"type": "ReplacePrefixMatch", "replacePrefixMatch": prefix}
 
 
 def is_owned(obj: Mapping[str, Any], model: Model) -> bool:

@@ -39,7 +39,7 @@ def main() -> int:
         print(f"gateway: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"gateway: {error}; is another program on this port? Set HTTP_PORT.", file=sys.stderr)
+        print(f"gateway: {error}; is another program on this port? Set HTTP_PORT or METRICS_PORT.", file=sys.stderr)
         return 1
     return 0
 

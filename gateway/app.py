@@ -8,7 +8,7 @@ import logging
 from gateway.directory import Directory, Object
 from gateway.holds import Holds
 from gateway.metrics import Metrics
-from gateway.router import GatewayRouter
+from gateway.router import GatewayRouter, MetricsRouter
 from gateway.settings import Settings
 from greenthread.kube.aio import AsyncClient
 from greenthread.kube.reflector import Reflector
@@ -38,8 +38,12 @@ class Gateway:
         self._tasks: list[asyncio.Task[None]] = []
         self._started = 0
         self.holds.starting.why = self._not_ready
-        router = GatewayRouter(self.directory, self.holds, settings, self._not_ready, self.metrics.scrape)
+        apart = settings.metrics_port is not None
+        scrape = None if apart else self.metrics.scrape
+        router = GatewayRouter(self.directory, self.holds, settings, self._not_ready, scrape)
         self.server = ProxyServer(router, ProxySettings(heartbeat=settings.heartbeat), self._finished)
+        self.scraped = ProxyServer(MetricsRouter(self.metrics.scrape)) if apart else None
+        self.metrics_port = 0  # of the above, once it listens
         self.metrics.follow(lambda: self.server.in_flight, lambda: self.holds.held, lambda: len(self.directory.models))
 
     def _changed(self, key: Key) -> None:
@@ -64,8 +68,10 @@ class Gateway:
         self.metrics.observe(exchange, self.server.loop.time() - exchange.started)
 
     async def start(self) -> int:
-        """Listen and begin to watch; returns the port. Raises OSError when the address is taken."""
+        """Listen and begin to watch; returns the port. Raises OSError when an address is taken."""
         port = await self.server.start(self.settings.host, self.settings.port)
+        if self.scraped is not None:
+            self.metrics_port = await self.scraped.start(self.settings.host, self.settings.metrics_port or 0)
         for name, reflector in self._reflectors.items():
             self._tasks.append(asyncio.create_task(reflector.run(), name=f"watch {name}"))
             self._tasks.append(asyncio.create_task(self._note_synced(name), name=f"sync {name}"))
@@ -102,6 +108,8 @@ class Gateway:
         logger.info("stopping: %d requests in flight, %d held", self.server.in_flight, self.holds.held)
         self.holds.stop()
         await self.server.stop(self.settings.grace)
+        if self.scraped is not None:
+            await self.scraped.stop(0)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -30,9 +30,9 @@ class GatewayRouter:
         holds: Holds,
         settings: Settings,
         ready: Callable[[], str],
-        scrape: Callable[[], Respond],
+        scrape: Callable[[], Respond] | None,
     ) -> None:
-        """ready: why the gateway cannot route yet, "" when it can. scrape: the metrics."""
+        """ready: why the gateway cannot route yet, "" when it can. scrape: the metrics, None: not on this port."""
         self._directory = directory
         self._holds = holds
         self._settings = settings
@@ -47,8 +47,9 @@ class GatewayRouter:
             return self._get(request, lambda _request: Respond.json({"status": "ok"}))
         if path == "/health":
             return self._get(request, self._health)
-        if path == "/metrics":
-            return self._get(request, lambda _request: self._scrape())
+        scrape = self._scrape
+        if path == "/metrics" and scrape is not None:
+            return self._get(request, lambda _request: scrape())
         if self._ready():
             return self._later
         if path in MODEL_PATHS:
@@ -154,6 +155,19 @@ class GatewayRouter:
             f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else " GET /v1/models lists what there is."
         )
         return Respond.error(request, 404, f"The model '{name[:200]}' does not exist.{hint}", "model_not_found")
+
+
+class MetricsRouter:
+    """Of a port for who scrapes: the metrics, and nothing else."""
+
+    def __init__(self, scrape: Callable[[], Respond]) -> None:
+        self._scrape = scrape
+
+    def route(self, request: RequestHead) -> Route:
+        """The route of a request."""
+        if request.path != "/metrics":
+            return Respond.error(request, 404, "This port has /metrics alone.", "not_found")
+        return self._scrape() if request.method in ("GET", "HEAD") else _wrong_method(request, "GET, HEAD")
 
 
 def _is_public(path: str) -> bool:

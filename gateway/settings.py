@@ -25,6 +25,9 @@ class Settings:
     port: int = 8080
     """HTTP_PORT."""
 
+    metrics_port: int | None = None
+    """METRICS_PORT: /metrics is answered here and nowhere else, so that clients cannot read it; None: with the rest."""
+
     namespace: str = DEFAULT_NAMESPACE
     """GREENTHREAD_NAMESPACE: where the GPU objects live."""
 
@@ -60,12 +63,17 @@ class Settings:
             except ValueError as error:
                 raise SettingsError(f"{name}={text!r}: {error}") from None
 
-        text = env.get("HTTP_PORT") or "8080"
-        if not text.isdecimal() or int(text) > 65535:
-            raise SettingsError(f"HTTP_PORT={text!r} is not a port number (0 to 65535)")
+        def number(name: str) -> int | None:
+            text = env.get(name, "")
+            if text and (not text.isdecimal() or int(text) > 65535):
+                raise SettingsError(f"{name}={text!r} is not a port number (0 to 65535)")
+            return int(text) if text else None
+
+        port = number("HTTP_PORT")
         return cls(
             host=env.get("GATEWAY_HOST") or cls.host,
-            port=int(text),
+            port=cls.port if port is None else port,
+            metrics_port=number("METRICS_PORT"),
             namespace=env.get("GREENTHREAD_NAMESPACE") or cls.namespace,
             hold_timeout=seconds("HOLD_TIMEOUT", cls.hold_timeout),
             heartbeat=seconds("HEARTBEAT", cls.heartbeat),

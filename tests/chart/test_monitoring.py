@@ -97,8 +97,8 @@ def _announce_gateway(running: Cluster) -> None:
     pod = next(p for p in running.kube.list(PODS, NAMESPACE).items if p["metadata"]["name"] == "greenthread-gateway")
     body = {
         "metadata": {
-            "name": "greenthread-apiserver-x",
-            "labels": {"kubernetes.io/service-name": "greenthread-apiserver"},
+            "name": "greenthread-apiserver-metrics-x",
+            "labels": {"kubernetes.io/service-name": "greenthread-apiserver-metrics"},
         },
         "addressType": "IPv4",
         "endpoints": [
@@ -109,7 +109,7 @@ def _announce_gateway(running: Cluster) -> None:
                 "targetRef": {"kind": "Pod", "name": pod["metadata"]["name"], "namespace": NAMESPACE},
             }
         ],
-        "ports": [{"name": "http", "port": running.remembered.gateway_port, "protocol": "TCP"}],
+        "ports": [{"name": "metrics", "port": running.remembered.gateway_port, "protocol": "TCP"}],
     }
     running.kube.create(ENDPOINT_SLICES, body, NAMESPACE)
 

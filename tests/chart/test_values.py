@@ -209,6 +209,28 @@ def test_the_plugin_finds_the_gateway_by_its_labels() -> None:
     assert wanted.items() <= pods.items()
 
 
+def test_only_prometheus_reaches_metrics_and_only_gateways_the_models() -> None:
+    values = ("monitoring.enabled=true,gateway.enabled=true", "modelNamespaces={team-a}")
+    found = objects(*values, apis=(GATEWAY_API, "monitoring.coreos.com/v1"))
+    policies = {key[1:]: doc["spec"] for key, doc in found.items() if key[0] == "NetworkPolicy"}
+    monitoring = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    proxies = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "envoy-gateway-system"}}}
+    gateway = {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE}},
+        "podSelector": found["Deployment", NAMESPACE, SERVICE]["spec"]["selector"],
+    }
+    http, metrics = ([{"port": name, "protocol": "TCP"}] for name in ("http", "metrics"))
+    for namespace in (NAMESPACE, "team-a"):
+        spec = policies.pop((namespace, "greenthread-models"))
+        assert spec["ingress"] == [{"from": [gateway, proxies, monitoring], "ports": http}]
+    assert policies.pop((NAMESPACE, "greenthread-metrics"))["ingress"] == [{"from": [monitoring], "ports": metrics}]
+    spec = policies.pop((NAMESPACE, "greenthread-apiserver"))
+    assert spec["ingress"] == [{"ports": http}, {"from": [monitoring], "ports": metrics}]
+    assert not policies
+    # clients' own Service has no port of metrics: it may be a load balancer
+    assert [port["name"] for port in found["Service", NAMESPACE, SERVICE]["spec"]["ports"]] == ["http"]
+
+
 def test_a_digest_wins_over_the_tag() -> None:
     digest = "sha256:" + "0" * 64
     found = objects(f"controller.image.digest={digest}", "image.tag=v9", "image.registry=registry.example/gt")

@@ -371,11 +371,11 @@ def test_a_route_is_made_where_there_is_a_gateway_api() -> None:
         await make_model(here.client)
         await here.settle()
         route = await here.client.get(HTTP_ROUTES, "m", "team")
-        (rule,) = route["spec"]["rules"]
-        assert [match["path"]["value"] for match in rule["matches"]] == ["/team/m", "/m"]
-        assert rule["filters"][0]["urlRewrite"]["path"] == {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"}
         assert route["spec"]["parentRefs"] == [{"name": "greenthread", "namespace": "greenthread-system"}]
-        assert rule["backendRefs"] == [{"name": "m", "port": 80}]
+        for rule, api in zip(route["spec"]["rules"], ("/v1", "/v2"), strict=True):
+            assert [match["path"]["value"] for match in rule["matches"]] == [f"/team/m{api}", f"/m{api}"]
+            assert rule["filters"][0]["urlRewrite"]["path"] == {"type": "ReplacePrefixMatch", "replacePrefixMatch": api}
+            assert rule["backendRefs"] == [{"name": "m", "port": 80}]
 
     in_world(main)
 
