@@ -55,6 +55,12 @@ MODEL = {
     "metadata": {"name": "llama", "namespace": NAMESPACE},
     "spec": {"modelName": "meta-llama/Llama-3.1-8B-Instruct"},
 }
+#: Service of metrics → what the names begin with.
+METRICS = {
+    "greenthread-controller": "gthread_controller",
+    "greenthread-agent": "gthread_agent",
+    "greenthread-apiserver-metrics": "gthread_apiserver",
+}
 
 
 @dataclass
@@ -180,6 +186,10 @@ def test_a_cluster_is_installed_asked_upgraded_and_cleared(release: Release) -> 
     assert api.kubectl("get", "gpus", "-n", NAMESPACE, "-o", "name").split() == [f"gpu.greenthread.ai/{NODE}-0"]
 
     assert "Phase:          Succeeded" in release.helm("test", "greenthread", "--timeout", "60s")
+
+    assert httpx.get(f"{backend(api, NAMESPACE, 'greenthread-apiserver', 80)}/metrics").status_code == 404
+    for service, prefix in METRICS.items():
+        assert f"\n{prefix}_" in httpx.get(f"{backend(api, NAMESPACE, service, 9090)}/metrics").text
 
     api.kubectl("apply", "-f", "-", stdin=json.dumps(MODEL))
     api.kubectl("wait", "--for=condition=Ready", "model/llama", "-n", NAMESPACE, "--timeout=60s")
