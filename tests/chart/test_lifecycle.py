@@ -128,6 +128,35 @@ def test_install_upgrade_rollback_uninstall(cluster: tuple[RealApi, bool], tmp_p
     api.kubectl("delete", "crd", "models.greenthread.ai", "gpus.greenthread.ai")
 
 
+NEXT = [
+    f"kubectl get gpus -n {NAMESPACE}",
+    "kubectl greenthread recipes llama-3-1-8b --apply -n team-a",
+    "kubectl greenthread top",
+]
+
+
+@pytest.mark.parametrize(
+    ("values", "clients"),
+    [
+        ("sidecar.heartbeat=3s", f"http://greenthread-apiserver.{NAMESPACE}.svc/v1 with the model in the body"),
+        ("apiserver.service.port=8000", f"http://greenthread-apiserver.{NAMESPACE}.svc:8000/v1"),
+        ("apiserver.enabled=false", "none"),
+        ("apiserver.enabled=false,networkPolicy.enabled=false", "each Model has a Service of its name"),
+        ("apiserver.enabled=false,gateway.enabled=true", "/<model>/v1 at the address of the Gateway greenthread"),
+    ],
+)
+def test_the_notes_say_what_is_next(cluster: tuple[RealApi, bool], values: str, clients: str) -> None:
+    api, others = cluster
+    if "gateway.enabled" in values and not others:
+        pytest.skip("there is no Gateway API here")
+    said = helm(api, "install", "greenthread", str(CHART), "--dry-run=server", *OPTIONS, "--set", values)
+    notes = said.partition("NOTES:")[2]
+    assert [line.partition("#")[0].strip() for line in notes.splitlines() if line.startswith("  kubectl")] == NEXT
+    [line] = [line for line in notes.splitlines() if line.startswith("Clients: ")]
+    assert clients in line
+    assert "No Hugging Face token" in notes
+
+
 def test_every_object_passes_strict_validation_on_the_server(cluster: tuple[RealApi, bool]) -> None:
     api, others = cluster
     api.request("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})

@@ -231,6 +231,21 @@ def test_only_prometheus_reaches_metrics_and_only_gateways_the_models() -> None:
     assert [port["name"] for port in found["Service", NAMESPACE, SERVICE]["spec"]["ports"]] == ["http"]
 
 
+@pytest.mark.parametrize(
+    ("values", "page"),
+    [
+        ((), "https://github.com/greenthread/greenthread/blob/main/docs/runbooks.md"),
+        (("monitoring.rules.runbooks=https://wiki.example/gpu",), "https://wiki.example/gpu"),
+    ],
+)
+def test_alerts_link_to_their_runbooks(values: tuple[str, ...], page: str) -> None:
+    found = objects("monitoring.enabled=true", *values, apis=("monitoring.coreos.com/v1",))
+    [group] = found["PrometheusRule", NAMESPACE, "greenthread"]["spec"]["groups"]
+    assert len(group["rules"]) == 9
+    for rule in group["rules"]:
+        assert rule["annotations"]["runbook_url"] == f"{page}#{rule['alert'].lower()}"
+
+
 def test_a_digest_wins_over_the_tag() -> None:
     digest = "sha256:" + "0" * 64
     found = objects(f"controller.image.digest={digest}", "image.tag=v9", "image.registry=registry.example/gt")
