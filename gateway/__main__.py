@@ -9,24 +9,30 @@ import sys
 
 import uvloop
 
-from gateway.app import Gateway
+from gateway.app import Gateway, described
 from gateway.settings import Settings, SettingsError
 from greenthread.kube.aio import AsyncClient
 from greenthread.kube.config import load_config
 from greenthread.kube.errors import ConfigError
+from proxy.tracing import from_environment
 
 
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
     async with AsyncClient(load_config()) as client:
-        gateway = Gateway(settings, client)
+        tracing = from_environment("greenthread-gateway", described)
+        gateway = Gateway(settings, client, tracing)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         port = await gateway.start()
         logging.getLogger("gateway").info("listening on http://%s:%d", settings.host, port)
-        await gateway.run(stop)
+        try:
+            await gateway.run(stop)
+        finally:
+            if tracing is not None:
+                await tracing.close()
 
 
 def main() -> int:

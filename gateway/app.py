@@ -10,20 +10,34 @@ from gateway.holds import Holds
 from gateway.metrics import Metrics
 from gateway.router import GatewayRouter, MetricsRouter
 from gateway.settings import Settings
+from gateway.usage import tokens
 from greenthread.kube.aio import AsyncClient
 from greenthread.kube.reflector import Reflector
 from greenthread.kube.resources import ENDPOINT_SLICES, GPUS, MODELS, Key, key_of
 from proxy.exchange import Exchange
 from proxy.server import ProxyServer
 from proxy.settings import Settings as ProxySettings
+from proxy.tracing import Attributes, Tracing
 
 logger = logging.getLogger(__name__)
+
+
+def described(exchange: Exchange) -> Attributes:
+    """What a span says of a request, beside what the proxy knows."""
+    if exchange.tag is None:
+        return {}
+    found: Attributes = {"greenthread.model.namespace": exchange.tag[0], "gen_ai.request.model": exchange.tag[1]}
+    if exchange.first:
+        prompt, completion = tokens(exchange.first, exchange.last)
+        if prompt or completion:
+            found |= {"gen_ai.usage.input_tokens": prompt, "gen_ai.usage.output_tokens": completion}
+    return found
 
 
 class Gateway:
     """One address for all Models of a cluster."""
 
-    def __init__(self, settings: Settings, client: AsyncClient) -> None:
+    def __init__(self, settings: Settings, client: AsyncClient, tracing: Tracing | None = None) -> None:
         """Must be made inside a running loop."""
         self.settings = settings
         self.directory = Directory(self._changed)
@@ -41,7 +55,7 @@ class Gateway:
         apart = settings.metrics_port is not None
         scrape = None if apart else self.metrics.scrape
         router = GatewayRouter(self.directory, self.holds, settings, self._not_ready, scrape)
-        self.server = ProxyServer(router, ProxySettings(heartbeat=settings.heartbeat), self._finished)
+        self.server = ProxyServer(router, ProxySettings(heartbeat=settings.heartbeat), self._finished, tracing)
         self.scraped = ProxyServer(MetricsRouter(self.metrics.scrape)) if apart else None
         self.metrics_port = 0  # of the above, once it listens
         self.metrics.follow(lambda: self.server.in_flight, lambda: self.holds.held, lambda: len(self.directory.models))

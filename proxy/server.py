@@ -17,6 +17,7 @@ from proxy.heads import Heads
 from proxy.http1 import RequestHead, parse_request_head
 from proxy.routes import Router
 from proxy.settings import Settings
+from proxy.tracing import Tracing
 from proxy.upstream import Pool
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,8 @@ class Counters:
 class ProxyServer:
     """Serves HTTP/1.1 by the routes of `router`.
 
-    on_finish: called with each finished exchange (for metrics); must be quick and must not raise.
+    on_finish: called with each finished exchange (for metrics); must be quick and must not raise. tracing: makes spans
+    of the POSTs among them; None: nobody does.
     """
 
     def __init__(
@@ -45,8 +47,10 @@ class ProxyServer:
         router: Router,
         settings: Settings | None = None,
         on_finish: Callable[[Exchange], None] | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.router = router
+        self.tracing = tracing
         self.settings = settings or Settings()
         self.counters = Counters()
         self.connections: set[ClientConnection] = set()
@@ -115,6 +119,8 @@ class ProxyServer:
         self.counters.requests += 1
         if self._on_finish is not None:
             self._on_finish(exchange)
+        if self.tracing is not None:
+            self.tracing.end(exchange)
 
     def connection_closed(self) -> None:
         """A client connection has ended."""

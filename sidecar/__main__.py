@@ -9,6 +9,7 @@ import sys
 
 import uvloop
 
+from greenthread.clock import SystemClock
 from greenthread.kube.aio import AsyncClient
 from greenthread.kube.config import load_config
 from greenthread.kube.errors import ConfigError
@@ -18,6 +19,7 @@ from sidecar.app import Sidecar
 from sidecar.engine.command import CommandEngine
 from sidecar.engine.vllm import VllmEngine
 from sidecar.settings import Settings, SettingsError
+from sidecar.tracing import WakeSpans, tracing_of
 
 
 async def serve(settings: Settings) -> None:
@@ -28,7 +30,10 @@ async def serve(settings: Settings) -> None:
     engine: VllmEngine | CommandEngine = kind(settings, lambda text: sidecar.lifecycle.engine_died(text))
     sidecar.attach(engine)
     engine.open()
-    server = ProxyServer(sidecar.front_door(), ProxySettings(heartbeat=settings.heartbeat))
+    tracing = tracing_of(settings)
+    if tracing is not None:
+        WakeSpans(tracing, settings.model, SystemClock()).follow(sidecar.door, sidecar.recorder)
+    server = ProxyServer(sidecar.front_door(), ProxySettings(heartbeat=settings.heartbeat), tracing=tracing)
     await server.start(settings.host, settings.port)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -39,6 +44,8 @@ async def serve(settings: Settings) -> None:
         await server.stop(grace=5.0)
         await engine.close()
         await client.close()
+        if tracing is not None:
+            await tracing.close()
 
 
 def main() -> int:

@@ -7,13 +7,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from greenthread.clock import Clock
 from greenthread.units import short_duration
 from proxy.routes import Outcome, Refuse
 from proxy.terms import Terms
 from sidecar.metrics import Metrics, SidecarState
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 #: A pod that goes away asks the gateway to send the request elsewhere: it was not run.
 NOT_RUN = ("X-GreenThread-Not-Run", "true")
@@ -32,6 +35,8 @@ class Visitor(Protocol):
     waited: float
     response_lines: Sequence[bytes] | None
     status: int
+    span: Span | None
+    finished: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,8 @@ class Door:
         self.watched = False
         #: Whether a wake is under way already, so that one more request is a duplicate of it.
         self.waking: Callable[[], bool] = lambda: False
+        #: Called with each request that begins to wait, where there are traces.
+        self.on_wait: Callable[[Visitor], None] | None = None
 
     @property
     def waiting(self) -> int:
@@ -105,6 +112,8 @@ class Door:
             raise self._refusal(f"{len(self._waiting)} requests wait for this model already")
         terms, loop = exchange.terms, asyncio.get_running_loop()
         arrived = loop.time()
+        if self.on_wait is not None:
+            self.on_wait(exchange)
         try:
             await self._wait(min(self._timeout, terms.max_wait - exchange.waited), terms)
         finally:

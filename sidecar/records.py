@@ -99,6 +99,9 @@ class Recorder:
         self.model_uid = ""
         #: The report as of now.
         self.report: Callable[[], dict[str, Any]] = dict
+        #: Called with each Event's reason, and with each record, where there are traces.
+        self.on_event: Callable[[str], None] | None = None
+        self.on_record: Callable[[Record], None] | None = None
 
     def now(self) -> str:
         return format_time(self._clock.now())
@@ -106,6 +109,8 @@ class Recorder:
     def add(self, record: Record, reason: str, warning: bool = False) -> None:
         """Keeps a record and tells it as an Event with this reason (CamelCase)."""
         self.records.append(record)
+        if self.on_record is not None:
+            self.on_record(record)
         self.event(reason, record.text(), warning, {ANNOTATION_RECORD: json.dumps(record.to_object())})
 
     def event(
@@ -113,6 +118,8 @@ class Recorder:
     ) -> None:
         """An Event on the Model. The oldest unwritten ones are dropped when the API server stays away."""
         log.info("%s: %s", reason, message)
+        if self.on_event is not None:
+            self.on_event(reason)
         self._sequence += 1
         now = self.now()
         self._events.append(

@@ -139,6 +139,8 @@ class Exchange:
     def __init__(self, terms: Terms = NO_TERMS) -> None:
         self.terms, self.waited, self.status = terms, 0.0, 200
         self.response_lines: Sequence[bytes] | None = None
+        self.span: Any = None
+        self.finished = False
 
 
 class Network(InProcess):
