@@ -13,11 +13,13 @@ import pytest
 
 from tests.testbeds.admin import Admin
 from tests.testbeds.kube import RealApi
-from tests.testbeds.programs import Missing, kubernetes_version, need, skip_or_fail
+from tests.testbeds.programs import Missing, kubernetes_version, need, need_crds, skip_or_fail
 
 CHART = Path(__file__).parents[2] / "manifests" / "charts" / "greenthread"
 NAMESPACE = "greenthread-system"
 GATEWAY_API = "gateway.networking.k8s.io/v1"
+#: Of the controller manager: collects roles into Kubernetes' view, edit and admin.
+AGGREGATION = "clusterrole-aggregation-controller"
 
 
 def render(*values: str, namespace: str = NAMESPACE, apis: tuple[str, ...] = ()) -> str:
@@ -32,7 +34,7 @@ def render(*values: str, namespace: str = NAMESPACE, apis: tuple[str, ...] = ())
 @pytest.fixture(scope="package")
 def real_api() -> Iterator[RealApi]:
     try:
-        bed = RealApi()
+        bed = RealApi(AGGREGATION)
     except Missing as missing:
         skip_or_fail(missing)
     with bed as api:
@@ -42,12 +44,15 @@ def real_api() -> Iterator[RealApi]:
 @pytest.fixture(scope="package")
 def installed(real_api: RealApi) -> RealApi:
     """An API server with the chart's objects, for the namespaces greenthread-system, team-a and team-b."""
-    for namespace in (NAMESPACE, "team-a", "team-b"):
-        real_api.kubectl("create", "namespace", namespace)
     try:
-        objects = render("modelNamespaces={team-a,team-b}")
+        objects = render("modelNamespaces={team-a,team-b}", "gateway.enabled=true", apis=(GATEWAY_API,))
+        gateway_api = need_crds("gateway-api")
     except Missing as missing:
         skip_or_fail(missing)
+    for file in gateway_api:
+        real_api.kubectl("apply", "--server-side", "-f", str(file))
+    for namespace in (NAMESPACE, "team-a", "team-b"):
+        real_api.kubectl("create", "namespace", namespace)
     apply(real_api, objects)
     for node in ("node-a", "node-b"):
         real_api.request("POST", "/api/v1/nodes", {"metadata": {"name": node}})
