@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from controller.pods import PodView
+from controller.pod_view import PodView
 
 
 @dataclass(frozen=True, slots=True)

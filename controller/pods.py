@@ -5,20 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from controller.settings import PodSettings
-from greenthread.gpu import PodRef
 from greenthread.model import Model
 from greenthread.names import (
+    ANNOTATION_CHECKPOINT,
     ANNOTATION_ENGINE,
     ANNOTATION_GPUS,
-    ANNOTATION_REPORT,
-    ANNOTATION_SERVING_MEMORY,
+    ANNOTATION_KEEP_KV_CACHE,
     API_VERSION,
     LABEL_MANAGED_BY,
     LABEL_MODEL,
@@ -36,8 +33,11 @@ SIDECAR, ENGINE = "sidecar", "vllm"
 RUN_DIR = "/run/greenthread"
 HF_DIR = "/run/secrets/huggingface"
 HTTP_PORT, ENGINE_PORT = 8080, 8000
+PLUGIN_DIR = "/opt/greenthread"
 HOSTNAME = "kubernetes.io/hostname"
 KNOWN_MEMORY = "SERVING_MEMORY_PER_GPU"
+#: Before the engine's own command: its parent, which may checkpoint it.
+LAUNCHER = ("python3", "-m", "vllm_sleep.launch")
 #: Seconds beyond drainTimeout that a pod gets to end: the engine's sleep, and the release of its memory.
 GRACE = 30
 #: Host memory for KV cache where maxSize is not given.
@@ -57,13 +57,10 @@ def gate() -> str:
 
 def engine_command(model: Model, settings: PodSettings) -> list[str]:
     """Command line of the engine, without the gate. Raises SpecError."""
-    kind = model.annotations.get(ANNOTATION_ENGINE, "vllm")
-    if kind == "command":
+    if _engine_kind(model) == "command":
         if not model.spec.extra_args:
             raise SpecError(f"{ANNOTATION_ENGINE}=command needs the engine's command line in spec.extraArgs")
         return list(model.spec.extra_args)
-    if kind != "vllm":
-        raise SpecError(f"the annotation {ANNOTATION_ENGINE} is {kind!r}: write vllm or command")
     spec = model.spec
     # every name that the gateway takes for it
     names = dict.fromkeys((spec.model_name, model.name, f"{model.namespace}/{model.name}"))
@@ -79,13 +76,35 @@ def engine_command(model: Model, settings: PodSettings) -> list[str]:
         command += ["--kv-offloading-backend", "native", "--kv-offloading-size", f"{size / GIB:g}"]
     if settings.sleep_mode_flag:
         command.append("--enable-sleep-mode")
+    if settings.sleep_backend != "cumem":
+        command += ["--sleep-mode-backend", settings.sleep_backend]
     # the address last, where nothing overrides it: argparse takes --hos for --host, and the last one wins
     return [*command, *spec.extra_args, "--host", "127.0.0.1", "--port", "$(ENGINE_PORT)"]
 
 
+def checkpoints(model: Model, settings: PodSettings) -> bool:
+    """Whether a launcher around the engine is to take it off the GPU when it sleeps. Raises SpecError."""
+    wanted = _switch(model, ANNOTATION_CHECKPOINT, settings.checkpoint)
+    return wanted and _engine_kind(model) == "vllm"
+
+
+def _engine_kind(model: Model) -> str:
+    kind = model.annotations.get(ANNOTATION_ENGINE, "vllm")
+    if kind not in ("vllm", "command"):
+        raise SpecError(f"the annotation {ANNOTATION_ENGINE} is {kind!r}: write vllm or command")
+    return kind
+
+
+def _switch(model: Model, name: str, default: bool) -> bool:
+    text = model.annotations.get(name, "")
+    if text not in ("", "true", "false"):
+        raise SpecError(f"the annotation {name} is {text!r}: write true or false")
+    return text == "true" if text else default
+
+
 def template(model: Model, settings: PodSettings) -> Object:
     """Everything of a pod that its place, its number and the live parts of the spec do not change. Raises SpecError."""
-    spec = model.spec
+    spec, vllm = model.spec, _engine_kind(model) == "vllm"
     volumes: list[Object] = [
         {"name": "run", "emptyDir": {}},
         {"name": "shm", "emptyDir": {"medium": "Memory"}},
@@ -99,6 +118,11 @@ def template(model: Model, settings: PodSettings) -> Object:
         secret = {"secretName": settings.hf_token_secret, "items": [{"key": "token", "path": "token"}]}
         volumes.append({"name": "huggingface", "secret": secret | {"defaultMode": 0o440, "optional": True}})
         mounts.append({"name": "huggingface", "mountPath": HF_DIR, "readOnly": True})
+    checkpoint = checkpoints(model, settings)
+    plugin = vllm and (checkpoint or settings.sleep_backend != "cumem")
+    if plugin:
+        volumes.append({"name": "plugin", "emptyDir": {}})
+        mounts.append({"name": "plugin", "mountPath": PLUGIN_DIR, "readOnly": True})
     probe = {"httpGet": {"path": "/health", "port": "http"}, "timeoutSeconds": 2}
     alive = {"httpGet": {"path": "/status", "port": "http"}, "timeoutSeconds": 2}
     hardened: Object = {
@@ -128,7 +152,7 @@ def template(model: Model, settings: PodSettings) -> Object:
                 "name": ENGINE,
                 "image": spec.vllm_image or settings.vllm_image,
                 "command": ["/bin/sh", "-c", gate(), "gate"],
-                "args": engine_command(model, settings),
+                "args": [*(LAUNCHER if checkpoint else ()), *engine_command(model, settings)],
                 "ports": [{"name": "engine", "containerPort": ENGINE_PORT}],
                 "env": _engine_env(model, settings),
                 "volumeMounts": mounts,
@@ -137,6 +161,18 @@ def template(model: Model, settings: PodSettings) -> Object:
             },
         ],
     }
+    if plugin:
+        pod["initContainers"] = [
+            {
+                "name": "plugin",
+                "image": spec.sidecar_image or settings.sidecar_image,
+                "args": ["deliver", "$(PLUGIN_DIR)"],
+                "env": [_value("PLUGIN_DIR", PLUGIN_DIR)],
+                "volumeMounts": [{"name": "plugin", "mountPath": PLUGIN_DIR}],
+                "resources": {"requests": {"cpu": "50m", "memory": "32Mi"}},
+                "securityContext": hardened,
+            }
+        ]
     if settings.run_as_user is not None:
         user = settings.run_as_user
         pod["securityContext"] = {"runAsUser": user, "runAsGroup": user, "fsGroup": user}
@@ -183,6 +219,9 @@ def make_pod(
         sidecar["env"].append({"name": KNOWN_MEMORY, "value": str(known_memory)})
     # every device is visible and CUDA picks: an index means the same to NVML, to CUDA and on the host
     engine["env"].append({"name": "CUDA_VISIBLE_DEVICES", "value": indices})
+    if settings.sleep_backend != "cumem" and model.spec.staging.pinned:
+        # a hint for the boot, which takes the memory ahead; no part of the template, since the spec's word is live
+        engine["env"].append({"name": "GREENTHREAD_PINNED", "value": "1"})
     pod["nodeSelector"] = {**pod.get("nodeSelector", {}), HOSTNAME: hostname or placement.node}
     pod["terminationGracePeriodSeconds"] = math.ceil(model.spec.sleep.drain_timeout) + GRACE
     return {
@@ -229,6 +268,8 @@ def _sidecar_env(model: Model, settings: PodSettings) -> list[Object]:
         _value("NVIDIA_VISIBLE_DEVICES", "all"),  # to measure, not to compute
         _value("NVIDIA_DRIVER_CAPABILITIES", "utility"),
         *([_value("HEARTBEAT", settings.heartbeat)] if settings.heartbeat else []),
+        *([_value("SLEEP_BACKEND", settings.sleep_backend)] if settings.sleep_backend != "cumem" else []),
+        *([_value("CHECKPOINT", 1)] if checkpoints(model, settings) else []),
     ]
 
 
@@ -246,6 +287,13 @@ def _engine_env(model: Model, settings: PodSettings) -> list[Object]:
     ]
     if settings.run_as_user is not None:  # a user that the image does not know has no home and no name
         env += [_value("HOME", "/tmp"), _value("USER", "greenthread")]  # noqa: S108
+    if settings.sleep_backend != "cumem" or checkpoints(model, settings):
+        env.append(_value("PYTHONPATH", PLUGIN_DIR))
+    if settings.sleep_backend != "cumem":
+        if settings.models_path:  # the disk of the weights is the fast one
+            env.append(_value("GREENTHREAD_SLEEP_FOLDER", settings.models_path))
+        if _switch(model, ANNOTATION_KEEP_KV_CACHE, False):
+            env.append(_value("GREENTHREAD_KEEP_KV_CACHE", 1))
     if settings.models_path:
         env.append(_value("HF_HOME", settings.models_path))
     if settings.hf_token_secret:
@@ -264,112 +312,3 @@ def _value(name: str, value: object) -> Object:
 
 def _field(name: str, path: str) -> Object:
     return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """Of what a pod's sidecar says of itself in the pod's annotation, what the status needs; empty before its first
-    word. What it does at the moment is better known from the GPUs."""
-
-    boot_ready: bool = False
-    error: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class PodView:
-    """A model's pod as the controller reads it."""
-
-    ref: PodRef
-    uid: str
-    ordinal: int
-    hash8: str
-    node: str
-    gpus: tuple[int, ...]
-    phase: str
-    ready: bool
-    deleting: bool
-    #: Why it will not run without a change ("ImagePullBackOff: …"), or "".
-    trouble: str
-    report: Report
-    #: Bytes on each GPU, measured or handed on; None: not known yet.
-    serving_memory: int | None
-
-    @property
-    def failed(self) -> bool:
-        """It ended, or nobody knows: only a new pod helps."""
-        return self.phase in ("Failed", "Unknown", "Succeeded")
-
-    @classmethod
-    def from_object(cls, pod: Mapping[str, Any]) -> PodView:
-        """From the API's object; fields that are missing or broken count as unknown."""
-        meta, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
-        annotations, its_labels = meta.get("annotations") or {}, meta.get("labels") or {}
-        ordinal = its_labels.get(LABEL_ORDINAL, "")
-        return cls(
-            ref=PodRef(meta.get("namespace", ""), meta["name"]),
-            uid=meta.get("uid", ""),
-            ordinal=int(ordinal) if ordinal.isdecimal() else -1,
-            hash8=meta["name"].rpartition("-")[2],
-            node=spec.get("nodeName") or (spec.get("nodeSelector") or {}).get(HOSTNAME, ""),
-            gpus=tuple(int(part) for part in annotations.get(ANNOTATION_GPUS, "").split(",") if part.isdecimal()),
-            phase=status.get("phase", "Pending"),
-            ready=any(c.get("type") == "Ready" and c.get("status") == "True" for c in status.get("conditions") or ()),
-            deleting=bool(meta.get("deletionTimestamp")),
-            trouble=_trouble(status),
-            report=_report(annotations.get(ANNOTATION_REPORT, "")),
-            serving_memory=_memory(annotations, spec),
-        )
-
-
-#: What a container waits for that time alone does not bring.
-_STUCK = frozenset(
-    {
-        "CrashLoopBackOff",
-        "CreateContainerConfigError",
-        "CreateContainerError",
-        "ErrImageNeverPull",
-        "ErrImagePull",
-        "ImageInspectError",
-        "ImagePullBackOff",
-        "InvalidImageName",
-        "RunContainerError",
-    }
-)
-
-
-def _trouble(status: Mapping[str, Any]) -> str:
-    if status.get("phase") in ("Failed", "Unknown"):
-        return ": ".join(part for part in (status.get("reason") or status["phase"], status.get("message", "")) if part)
-    for container in status.get("containerStatuses") or ():
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        if waiting.get("reason") in _STUCK:
-            return f"container {container.get('name', '')}: {waiting['reason']}" + (
-                f": {waiting['message']}" if waiting.get("message") else ""
-            )
-    for condition in status.get("conditions") or ():
-        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            return f"not scheduled: {condition.get('message') or condition.get('reason') or 'no reason given'}"
-    return ""
-
-
-def _report(text: str) -> Report:
-    try:
-        said = json.loads(text) if text else {}
-    except ValueError:
-        said = {}
-    if not isinstance(said, dict):
-        said = {}
-    return Report(bool(said.get("bootReady")), str(said.get("error") or ""))
-
-
-def _memory(annotations: Mapping[str, str], spec: Mapping[str, Any]) -> int | None:
-    handed_on: Iterable[str] = (
-        str(variable.get("value"))
-        for container in spec.get("containers") or ()
-        for variable in container.get("env") or ()
-        if variable.get("name") == KNOWN_MEMORY
-    )
-    for text in (annotations.get(ANNOTATION_SERVING_MEMORY, ""), *handed_on):
-        if text.isdecimal() and int(text) > 0:
-            return int(text)
-    return None

@@ -11,7 +11,8 @@ from controller import network
 from controller.events import Recorder
 from controller.nodes import Nodes, excluded, hostname
 from controller.plan import Plan, known_memory, plan
-from controller.pods import PodView, SpecError, make_pod, template_hash
+from controller.pod_view import PodView
+from controller.pods import SpecError, make_pod, template_hash
 from controller.settings import Settings
 from controller.status import STAGING, Situation, merge_patch, model_status
 from controller.store import Store

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from greenthread.names import DEFAULT_NAMESPACE
 from greenthread.units import parse_duration
 
+SLEEP_BACKENDS = ("cumem", "greenthread")
+
 
 class SettingsError(Exception):
     """An environment variable is wrong; the message says which and what to write."""
@@ -34,6 +36,10 @@ class PodSettings:
     run_as_user: int | None = 65532
     #: ``--enable-sleep-mode`` is refused by vLLM on CPU, where sleeping works without it.
     sleep_mode_flag: bool = True
+    #: vLLM's ``--sleep-mode-backend``: ``cumem`` (its own) or ``greenthread`` (vllm_sleep, which needs vLLM 0.33).
+    sleep_backend: str = "cumem"
+    #: Whether sleeping engines are taken off the GPU altogether; a Model's annotation says otherwise for itself.
+    checkpoint: bool = False
     #: HEARTBEAT of every sidecar, a duration; "": the sidecar's own default.
     heartbeat: str = ""
 
@@ -77,8 +83,14 @@ class Settings:
             service_account=env.get("GREENTHREAD_POD_SERVICE_ACCOUNT", ""),
             run_as_user=_number(env, "GREENTHREAD_RUN_AS_USER", default.run_as_user),
             sleep_mode_flag=_switch(env, "GREENTHREAD_ENABLE_SLEEP_MODE", default.sleep_mode_flag),
+            sleep_backend=env.get("GREENTHREAD_SLEEP_BACKEND") or default.sleep_backend,
+            checkpoint=_switch(env, "GREENTHREAD_CHECKPOINT", default.checkpoint),
             heartbeat=env.get("GREENTHREAD_HEARTBEAT", ""),
         )
+        if pods.sleep_backend not in SLEEP_BACKENDS:
+            raise SettingsError(
+                f"GREENTHREAD_SLEEP_BACKEND={pods.sleep_backend!r}: write {' or '.join(SLEEP_BACKENDS)}"
+            )
         try:
             parse_duration(pods.heartbeat or "0s")
         except ValueError as error:

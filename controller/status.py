@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from controller.pods import PodView
+from controller.pod_view import PodView
 from greenthread.clock import format_time
 from greenthread.gpu import Gpu, Occupant, PodRef, State
 from greenthread.model import Model
@@ -104,6 +104,10 @@ def model_status(model: Model, situation: Situation, previous: Mapping[str, Any]
             situation.address_problem[1] or f"answers at {situation.url}",
         ),
     ]
+    limits = [f"{pod.ref.name}: {text}" for pod in in_order for text in pod.report.shortfalls]
+    if limits or "SleepsAsAsked" in before:  # nobody needs to read it of a Model that never fell short
+        text = "; ".join(limits[:5]) or "sleeping, it keeps and leaves what was asked for"
+        others.append(("SleepsAsAsked", not limits, "Limited" if limits else "AsAsked", text))
     status["conditions"] = [first, *(_condition(*entry, before, model.generation, now) for entry in others)]
     return status
 

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from controller.pods import PodView
+from controller.pod_view import PodView
 from greenthread.gpu import Gpu
 from greenthread.kube.core import ObjectList
 from greenthread.kube.resources import GPUS, MODELS, PODS, SERVICES, Key, Resource, is_newer, key_of, resource_version

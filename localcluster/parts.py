@@ -37,7 +37,11 @@ def images(folder: Folder, simulation: Simulation | None) -> dict[str, Image]:
     base = {"KUBECONFIG": str(folder.kubeconfig), "PYTHONUNBUFFERED": "1"}
     engine: dict[str, str] = {}
     if simulation is not None:
-        gpus = {"GREENTHREAD_NVML": "localcluster.gpus.nvml", "GREENTHREAD_GPU_LEDGER": str(folder.ledger)}
+        gpus = {
+            "GREENTHREAD_NVML": "localcluster.gpus.nvml",
+            "GREENTHREAD_CUDA": "localcluster.gpus.cuda",
+            "GREENTHREAD_GPU_LEDGER": str(folder.ledger),
+        }
         path = os.pathsep.join([str(ENGINE_BIN), os.environ.get("PATH", os.defpath)])
         base |= gpus
         engine = gpus | {"PATH": path, "GREENTHREAD_PYTHON": sys.executable}

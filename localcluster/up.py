@@ -47,6 +47,8 @@ class Size(click.ParamType):  # type: ignore[type-arg]
 @click.option("--gateway-port", type=click.IntRange(1, 65535), help="Port of the models' URL.")
 @click.option("--api-port", type=click.IntRange(1, 65535), help="Port of the Kubernetes API.")
 @click.option("--simulate-gpus", type=click.IntRange(1, 64), metavar="N", help="N simulated GPUs, simulated engines.")
+@click.option("--sleep-backend", type=click.Choice(["cumem", "greenthread"]), help="vLLM's sleep backend; see gpu.md.")
+@click.option("--checkpoint/--no-checkpoint", default=None, help="Take sleeping engines off the GPU altogether.")
 @click.option("--gpu-memory", type=Size(), default="96Gi", show_default=True, help="Memory of each simulated GPU.")
 def command(
     state_dir: Path | None,
@@ -55,6 +57,8 @@ def command(
     api_port: int | None,
     simulate_gpus: int | None,
     gpu_memory: int,
+    sleep_backend: str | None,
+    checkpoint: bool | None,
 ) -> int:
     """Run GreenThread on this machine's GPUs, without Kubernetes, until Ctrl-C. Models are kept for the next time.
 
@@ -67,6 +71,10 @@ def command(
             raise click.ClickException(f"{missing}. To try GreenThread without one: --simulate-gpus 2")
         if missing := parts.missing_engine():
             click.echo(f"warning: {missing}", err=True)
+    if sleep_backend is not None:  # the controller has them from here
+        os.environ["GREENTHREAD_SLEEP_BACKEND"] = sleep_backend
+    if checkpoint is not None:
+        os.environ["GREENTHREAD_CHECKPOINT"] = str(checkpoint).lower()
     options = Options(folder, api_port, gateway_port, simulation, apply)
     try:
         folder.make()

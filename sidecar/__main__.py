@@ -1,4 +1,5 @@
-"""``python -m sidecar``: the front door of one model pod."""
+"""``python -m sidecar``: the front door of one model pod. ``python -m sidecar deliver FOLDER`` puts what runs inside
+vLLM there."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import asyncio
 import logging
 import signal
 import sys
+from collections.abc import Sequence
 
 import uvloop
 
@@ -20,6 +22,7 @@ from sidecar.engine.command import CommandEngine
 from sidecar.engine.vllm import VllmEngine
 from sidecar.settings import Settings, SettingsError
 from sidecar.tracing import WakeSpans, tracing_of
+from vllm_sleep import deliver
 
 
 async def serve(settings: Settings) -> None:
@@ -48,7 +51,9 @@ async def serve(settings: Settings) -> None:
             await tracing.close()
 
 
-def main() -> int:
+def main(arguments: Sequence[str] = ()) -> int:
+    if arguments:
+        return deliver.main([*arguments][1:] if arguments[0] == "deliver" else [])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         uvloop.run(serve(Settings.from_env()))
@@ -59,4 +64,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

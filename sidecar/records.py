@@ -77,7 +77,7 @@ class Record:
         if self.kind == "sleep":
             text += f", {self.reason}, freed {short_bytes(self.memory)}"
             if self.left is not None:
-                text += f", left {short_bytes(self.left)}"
+                text += f", left {short_bytes(self.left) if self.left else 'nothing'}"
         elif self.victims:
             text += f", after {', '.join(self.victims)} made room"
         return text
@@ -162,6 +162,7 @@ class Recorder:
 
     async def run(self) -> None:
         """Writes until cancelled."""
+        self._report_due.set()  # what an earlier life of this sidecar said last may no longer be so
         async with asyncio.TaskGroup() as group:
             group.create_task(self._write_events())
             group.create_task(self._write_reports())

@@ -1,4 +1,4 @@
-"""`python3 -m vllm_sleep.deliver FOLDER`: puts this room where another Python finds it, by PYTHONPATH.
+"""`python3 -m sidecar deliver FOLDER`: puts this room where another Python finds it, by PYTHONPATH.
 
 An init container does so for vLLM's own image, which then needs not to be built anew. The distribution's metadata goes
 along, because vLLM finds its plugins by their entry points.
@@ -28,7 +28,7 @@ def deliver(folder: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
-        print("usage: python3 -m vllm_sleep.deliver FOLDER", file=sys.stderr)
+        print("usage: deliver FOLDER", file=sys.stderr)
         return 2
     deliver(Path(arguments[0]))
     return 0

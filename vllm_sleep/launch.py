@@ -81,7 +81,11 @@ def serve(path: Path, helper: Helper) -> socketserver.BaseServer:
         daemon_threads = True
 
     path.unlink(missing_ok=True)
-    server = Server(str(path), Handler)
+    folder = os.open(path.parent, os.O_PATH)
+    try:  # a socket's address has room for 107 characters only
+        server = Server(f"/proc/self/fd/{folder}/{path.name}", Handler)
+    finally:
+        os.close(folder)
     path.chmod(0o666)  # only the pod's own containers see the volume, and they may run as different users
     threading.Thread(target=server.serve_forever, name="launcher", daemon=True).start()
     return server

@@ -34,6 +34,7 @@ class Arguments:
     quantization: str
     load_format: str
     sleep_mode: bool
+    sleep_backend: str
     reasoning_parser: str
     auto_tool_choice: bool
     tool_call_parser: str
@@ -50,6 +51,7 @@ def parse(arguments: list[str]) -> Arguments:
     serve.add_argument("model_tag", nargs="?")
     for line in _FLAGS.read_text().splitlines():
         _add(serve, *line.split("\t"))
+    serve.add_argument("--sleep-mode-backend", choices=["cumem", "greenthread"])  # of vLLM 0.33, with our plugin
     found = parser.parse_args([_dashed(argument) for argument in arguments])
     if found.config is not None:
         serve.error("the simulated engine reads no --config file: give the options on the command line")
@@ -75,6 +77,7 @@ def parse(arguments: list[str]) -> Arguments:
         quantization=found.quantization or "",
         load_format=found.load_format or "auto",
         sleep_mode=bool(found.enable_sleep_mode),
+        sleep_backend=found.sleep_mode_backend or "cumem",
         reasoning_parser=found.reasoning_parser or "",
         auto_tool_choice=bool(found.enable_auto_tool_choice),
         tool_call_parser=found.tool_call_parser or "",

@@ -106,7 +106,7 @@ class Engine:
                 await asyncio.sleep(self.settings.sleep_seconds)
                 if self.arguments.sleep_mode:
                     self.memory.free_all()
-                    if level == 2:
+                    if level == 2 and self.arguments.sleep_backend == "cumem":
                         self._weights_valid = False
                 self._level = level
                 self._sleeping |= TAGS
@@ -129,10 +129,12 @@ class Engine:
         if self.arguments.sleep_mode:
             self.memory.map_context()
             if "weights" in tags:
-                if self._level == 2:
-                    self.memory.map_weights()
-                else:
+                if self._level == 1:
                     await self.memory.copy_weights(self.settings.link_gbps * 1e9)
+                elif self.arguments.sleep_backend == "cumem":
+                    self.memory.map_weights()
+                else:  # it keeps them in a file
+                    await self.memory.copy_weights(self.settings.disk_gbps * 1e9)
             if "kv_cache" in tags:
                 self.memory.map_kv_cache()
         self._sleeping -= tags

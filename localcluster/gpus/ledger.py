@@ -34,6 +34,9 @@ CREATE TABLE devices (
 CREATE TABLE allocations (
     device INTEGER NOT NULL REFERENCES devices(idx), pid INTEGER NOT NULL, started INTEGER NOT NULL,
     tag TEXT NOT NULL, bytes INTEGER NOT NULL CHECK (bytes > 0), PRIMARY KEY (device, pid, started, tag)) WITHOUT ROWID;
+CREATE TABLE states (
+    pid INTEGER NOT NULL, started INTEGER NOT NULL, state INTEGER NOT NULL, PRIMARY KEY (pid, started)) WITHOUT ROWID;
+CREATE TABLE away AS SELECT * FROM allocations;
 CREATE TABLE load (
     pid INTEGER NOT NULL, started INTEGER NOT NULL, in_flight INTEGER NOT NULL,
     PRIMARY KEY (pid, started)) WITHOUT ROWID;
@@ -268,6 +271,43 @@ class Ledger:
         )
         return int(rows[0][0])
 
+    # Checkpoints, of any process
+
+    def state(self, pid: int) -> int | None:
+        """What was last set for this process, 0 at first; None when it holds nothing of a device and never did."""
+        known = self._read(
+            "SELECT max(state), max(started) FROM (SELECT started, state FROM states WHERE pid = ? "
+            "UNION SELECT started, 0 FROM allocations WHERE pid = ?) GROUP BY started",
+            (pid, pid),
+        )
+        return next((int(state) for state, started in known if is_alive(ProcessId(pid, started))), None)
+
+    def set_state(self, pid: int, state: int, away: bool) -> None:
+        """`away`: what it holds is taken off the devices until it is set otherwise. OutOfMemoryError: another has it.
+
+        ProcessLookupError: it has ended.
+        """
+        me = process_id(pid)
+        with self._write() as connection:
+            self._forget_the_dead(connection)
+            source, target = ("allocations", "away") if away else ("away", "allocations")
+            moved = connection.execute(
+                f"SELECT device, sum(bytes) FROM {source} WHERE pid = ? AND started = ? GROUP BY device",  # noqa: S608
+                (me.pid, me.started),
+            ).fetchall()
+            for device, size in [] if away else moved:
+                total, used = connection.execute(
+                    "SELECT total_bytes, (SELECT coalesce(sum(bytes), 0) FROM allocations WHERE device = idx) "
+                    "FROM devices WHERE idx = ?",
+                    (device,),
+                ).fetchone()
+                if used + size > total:
+                    raise OutOfMemoryError(f"{_torch_size(size)} do not fit on GPU {device} again")
+            which = (me.pid, me.started)
+            connection.execute(f"INSERT INTO {target} SELECT * FROM {source} WHERE pid = ? AND started = ?", which)  # noqa: S608
+            connection.execute(f"DELETE FROM {source} WHERE pid = ? AND started = ?", which)  # noqa: S608
+            connection.execute("INSERT OR REPLACE INTO states VALUES (?, ?, ?)", (*which, state))
+
     # Load, from which utilization, temperature and power follow
 
     def report_load(self, in_flight: int) -> None:
@@ -343,7 +383,7 @@ class Ledger:
 
     @staticmethod
     def _forget_the_dead(connection: sqlite3.Connection) -> None:
-        for table in ("allocations", "load"):
+        for table in ("allocations", "away", "states", "load"):
             for row in connection.execute(f"SELECT DISTINCT pid, started FROM {table}").fetchall():  # noqa: S608
                 if not is_alive(ProcessId(*row)):
                     connection.execute(f"DELETE FROM {table} WHERE pid = ? AND started = ?", row)  # noqa: S608

@@ -50,7 +50,9 @@ class ProcessEngine:
         self._process = process or EngineProcess(settings.run_dir, on_exit)
         self._memory = memory or DeviceMemory(settings.gpu_indices)
         self._before: list[int] | None = None
-        self._first_left: int | None = None  # bytes that this engine process left behind when it first slept
+        #: Whether it was taken off its GPU; and what this engine process left behind when it first slept, so or so.
+        self._off = False
+        self._first_left: dict[bool, int] = {}
         self._ask = ask or self._ask_engine
 
     def open(self) -> None:
@@ -80,12 +82,11 @@ class ProcessEngine:
         if by_process is None:
             return None
         left = max(by_process)
-        if self._first_left is None:
-            self._first_left = left
-        if left > self._first_left + self._settings.sleep_allowance:
+        first = self._first_left.setdefault(self._off, left)
+        if left > first + self._settings.sleep_allowance:
             raise EngineLost(
                 f"asleep, it still holds {short_bytes(left)} of a GPU, after its first sleep it was "
-                f"{short_bytes(self._first_left)}: it leaks, and is started afresh"
+                f"{short_bytes(first)}: it leaks, and is started afresh"
             )
         return left
 
@@ -113,7 +114,7 @@ class ProcessEngine:
 
     async def start(self) -> None:
         timeout = self._settings.boot_timeout
-        self._first_left = None
+        self._first_left.clear()
         self._before = await self._memory.used()
         async with self._operation("start", timeout):
             await self._process.start(timeout)

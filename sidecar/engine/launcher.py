@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from pathlib import Path
+import os
 
 from sidecar.engine import EngineError, EngineLost
 
@@ -16,13 +16,17 @@ class Launcher:
     """One call, one connection. The caller bounds the time."""
 
     def __init__(self, run_dir: str) -> None:
-        self._path = str(Path(run_dir) / _SOCKET)
+        self._folder = run_dir
 
     async def call(self, name: str) -> None:
         """`checkpoint` or `restore`. EngineError: it was not done, the engine is as before; EngineLost: it is of no use
         any more."""
         try:
-            reader, writer = await asyncio.open_unix_connection(self._path, limit=_MOST)
+            folder = os.open(self._folder, os.O_PATH)
+            try:  # a socket's address has room for 107 characters only
+                reader, writer = await asyncio.open_unix_connection(f"/proc/self/fd/{folder}/{_SOCKET}", limit=_MOST)
+            finally:
+                os.close(folder)
         except OSError as error:
             raise EngineError(f"the engine's launcher does not answer: {error.strerror or error}") from None
         try:

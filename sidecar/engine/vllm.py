@@ -116,7 +116,9 @@ class VllmEngine(ProcessEngine):
 
     async def _checkpoint(self, launcher: Launcher) -> None:
         try:
+            self._off = False
             await launcher.call("checkpoint")
+            self._off = True
             self._shortfalls.pop("checkpoint", None)
         except EngineLost:
             raise

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.plan import known_memory, plan
-from controller.pods import PodView, Report
+from controller.pod_view import PodView, Report
 from greenthread.gpu import PodRef
 
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.pods import PodView, SpecError, engine_command, make_pod, pod_name, template_hash
+from controller.pod_view import PodView
+from controller.pods import SpecError, engine_command, make_pod, pod_name, template_hash
 from controller.settings import PodSettings, Settings, SettingsError
 from greenthread.placement import Placement
 from localcluster.supervisor.container_spec import expand

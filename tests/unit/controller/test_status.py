@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.pods import Report
+from controller.pod_view import Report
 from controller.status import Situation, merge_patch, model_status
 from greenthread.gpu import Gpu, Intent, Occupant, State
 
