@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import stat
 import tarfile
 import zipfile
@@ -33,6 +34,22 @@ def test_the_wheel_alone_is_a_working_plugin(built: Built, tmp_path: Path) -> No
     assert completed.stdout == "bge-m3\n:4\n"
     failed = ran(plugin, "top", cwd=tmp_path, env={"KUBECONFIG": str(tmp_path / "none")})
     assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
+
+
+def test_pipx_installs_commands_and_manual(built: Built, tmp_path: Path) -> None:
+    python = release.virtual_environment(tmp_path / "venv", "pipx")
+    env = {"HOME": str(tmp_path), "PIPX_HOME": str(tmp_path / "pipx"), "PIPX_BIN_DIR": str(tmp_path / "bin")}
+    env |= {"PIPX_MAN_DIR": str(tmp_path / "man"), "PATH": f"{python.parent}:{CLEAN['PATH']}"}
+    env |= {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "UV_"))}
+    done = ran(python, "-m", "pipx", "install", built.wheel, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    commands = {file.name for file in (tmp_path / "bin").iterdir()}
+    assert commands == {"greenthread", "kubectl-greenthread", "kubectl_complete-greenthread"}
+    version = ran(tmp_path / "bin" / "kubectl-greenthread", "version", cwd=tmp_path)
+    assert version.stdout == f"greenthread {release.version()}\n"
+    manual = (tmp_path / "man" / "man1" / "greenthread.1").read_text(encoding="utf-8")
+    assert manual.startswith(".")
+    assert ".TH" in manual
 
 
 @pytest.mark.parametrize(("verb", "extra"), [("up", "local"), ("demo", "local"), ("dashboard", "tui")])
@@ -67,7 +84,8 @@ def test_the_wheel_has_what_the_programs_read(built: Built) -> None:
         "controller/gate.sh", "tui/app.tcss", "localcluster/engine/flags.txt", "localcluster/engine/bin/vllm", data,
     ):  # fmt: skip
         assert file in inside, file
-    ours = ("greenthread", "proxy", "controller", "sidecar", "gateway", "tui", "kubectl_greenthread", "localcluster")
+    ours = ("greenthread", "proxy", "controller", "sidecar", "gateway", "tui", "kubectl_greenthread", "localcluster",
+            "vllm_sleep")  # fmt: skip
     assert {name.partition("/")[0].partition("-")[0] for name in inside} == set(ours)
 
 
