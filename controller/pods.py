@@ -268,6 +268,7 @@ def _sidecar_env(model: Model, settings: PodSettings) -> list[Object]:
         _value("NVIDIA_VISIBLE_DEVICES", "all"),  # to measure, not to compute
         _value("NVIDIA_DRIVER_CAPABILITIES", "utility"),
         *([_value("HEARTBEAT", settings.heartbeat)] if settings.heartbeat else []),
+        *(_value(name, value) for name, value in settings.tracing),
         *([_value("SLEEP_BACKEND", settings.sleep_backend)] if settings.sleep_backend != "cumem" else []),
         *([_value("CHECKPOINT", 1)] if checkpoints(model, settings) else []),
     ]

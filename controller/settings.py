@@ -12,6 +12,16 @@ from greenthread.units import parse_duration
 SLEEP_BACKENDS = ("cumem", "greenthread")
 
 
+#: Of OpenTelemetry's variables the ones that sidecars get as the controller has them. Not its headers: they have keys.
+TRACING = (
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_TRACES_SAMPLER",
+    "OTEL_TRACES_SAMPLER_ARG",
+    "OTEL_SDK_DISABLED",
+)
+
+
 class SettingsError(Exception):
     """An environment variable is wrong; the message says which and what to write."""
 
@@ -42,6 +52,8 @@ class PodSettings:
     checkpoint: bool = False
     #: HEARTBEAT of every sidecar, a duration; "": the sidecar's own default.
     heartbeat: str = ""
+    #: OpenTelemetry's variables of every sidecar; none: no traces.
+    tracing: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +98,7 @@ class Settings:
             sleep_backend=env.get("GREENTHREAD_SLEEP_BACKEND") or default.sleep_backend,
             checkpoint=_switch(env, "GREENTHREAD_CHECKPOINT", default.checkpoint),
             heartbeat=env.get("GREENTHREAD_HEARTBEAT", ""),
+            tracing=tuple((name, env[name]) for name in TRACING if env.get(name)),
         )
         if pods.sleep_backend not in SLEEP_BACKENDS:
             raise SettingsError(

@@ -71,6 +71,7 @@ ROWS = {
     "no-network-policies": Row(("networkPolicy.enabled=false",)),
     "team-namespaces-and-token": Row(("modelNamespaces={team-a,team-b}", "huggingfaceToken=hf_x")),
     "token-of-theirs": Row(("modelNamespaces={team-a}", "huggingfaceTokenSecret=hub")),
+    "traces": Row(("tracing.endpoint=http://collector.observability.svc:4318,tracing.samplingRatio=0.05",)),
     "images": Row(
         (
             "image.registry=registry.example/gt/,image.tag=v9,image.pullPolicy=Always",

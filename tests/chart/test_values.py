@@ -101,6 +101,9 @@ def test_every_value_is_documented_and_in_the_schema() -> None:
         ("gateway.requestTimeout=1.5h", 'gateway.requestTimeout: "1.5h" is no duration'),  # Gateway API has no decimals
         ("apiserver.holdTimeout=", 'apiserver.holdTimeout: "" is no duration'),
         ("apiserver.shutdownGrace=5m", 'apiserver.shutdownGrace: "5m" is no number of seconds: write for example 60s'),
+        ("tracing.endpoint=collector:4318", 'tracing.endpoint: "collector:4318" is no address: write for example http'),
+        ("tracing.samplingRatio=5", 'tracing.samplingRatio: "5" is no share: write a number from 0 to 1'),
+        ("tracing.samplingRatio=5%", 'tracing.samplingRatio: "5%" is no share'),
         ("monitoring.interval=often", 'monitoring.interval: "often" is no duration'),
         ("storage.modelsPath=models", 'storage.modelsPath: "models" is no folder: write an absolute path such as'),
         ("modelNamespaces={team-a,Team A}", 'modelNamespaces[1]: "Team A" is no namespace: its name has small letters'),

@@ -261,6 +261,20 @@ def test_a_container_that_cannot_start_is_trouble() -> None:
     assert view.trouble == "Evicted: disk"
 
 
+def test_sidecars_trace_to_where_the_controller_is_told() -> None:
+    told = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318",
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": "0.1",
+    }
+    settings = Settings.from_env({**told, "OTEL_EXPORTER_OTLP_HEADERS": "api-key=secret"}).pods
+    pod = make_pod(model(), settings, 0, Placement("n", (0,)))
+    sidecar = pod["spec"]["containers"][0]
+    assert told.items() <= {variable["name"]: variable.get("value", "") for variable in sidecar["env"]}.items()
+    assert "secret" not in str(pod)
+    assert "OTEL" not in str(make_pod(model(), Settings.from_env({}).pods, 0, Placement("n", (0,))))
+
+
 def test_the_heartbeat_of_sidecars_is_a_setting_of_the_installation() -> None:
     def environment(heartbeat: str) -> dict[str, str]:
         settings = Settings.from_env({"GREENTHREAD_HEARTBEAT": heartbeat}).pods

@@ -82,6 +82,15 @@ topologySpreadConstraints:
 http://greenthread-apiserver.{{ .Release.Namespace }}.svc{{ if ne (int .Values.apiserver.service.port) 80 }}:{{ .Values.apiserver.service.port }}{{ end }}
 {{- end }}
 
+{{/* OpenTelemetry's own variables: of the gateway, and of the controller, which hands them to the sidecars. */}}
+{{- define "greenthread.tracing" -}}
+{{- if .Values.tracing.endpoint -}}
+- {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ .Values.tracing.endpoint | quote }}}
+- {name: OTEL_TRACES_SAMPLER, value: parentbased_traceidratio}
+- {name: OTEL_TRACES_SAMPLER_ARG, value: {{ .Values.tracing.samplingRatio | toString | quote }}}
+{{- end }}
+{{- end }}
+
 {{/* A part's rights in every namespace of models: (dict "root" $ "part" "sidecar" "role" "greenthread-sidecar") */}}
 {{- define "greenthread.modelBindings" -}}
 {{- $own := .root.Release.Namespace }}
