@@ -44,9 +44,8 @@ simulate: ## the real sidecars, agent and controller in virtual time under fault
 
 bench: ## the benchmarks, one after the other
 	@PYTHON="$(PYTHON)" ./scripts/install dev
-	@set -e; for file in benchmarks/[a-z]*.py; do \
-		if [ ! -e "$$file" ]; then echo "there is no benchmark yet"; exit 0; fi; \
-		name=$$(basename "$$file" .py); echo "== benchmarks.$$name"; $(PY) -m "benchmarks.$$name" $(ARGS); \
+	@set -e; for file in benchmarks/[a-z]*.py benchmarks/*/__main__.py; do \
+		name=$$(basename "$${file%/__main__.py}" .py); echo "== benchmarks.$$name"; $(PY) -m "benchmarks.$$name" $(ARGS); \
 	done
 
 model-check: ## the claim protocol under SPIN, in every configuration, and mistakes that it must catch (15 minutes; ARGS=--quick)

@@ -27,7 +27,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks._common import cpu_seconds, install_crds, table
+from benchmarks._common import cpu_seconds, install_crds
+from benchmarks._table import table
 from controller.agent.settings import Settings as AgentSettings
 from greenthread.kube.aio import AsyncClient
 from greenthread.kube.config import load_config

@@ -29,7 +29,8 @@ from collections.abc import Callable
 from fcntl import ioctl
 from pathlib import Path
 
-from benchmarks._common import cpu_seconds, table
+from benchmarks._common import cpu_seconds
+from benchmarks._table import table
 
 SIZE = (34, 120)
 EMPTY = """

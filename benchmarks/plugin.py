@@ -26,7 +26,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks._common import API_KINDS, install_crds, open_api, table
+from benchmarks._common import API_KINDS, install_crds, open_api
+from benchmarks._table import table
 from greenthread.clock import format_time
 from greenthread.gpu import gpu_name
 from greenthread.kube.aio import AsyncClient

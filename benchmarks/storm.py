@@ -25,7 +25,8 @@ from typing import Any
 
 import uvloop
 
-from benchmarks._common import API_KINDS, cpu_seconds, install_crds, open_api, table
+from benchmarks._common import API_KINDS, cpu_seconds, install_crds, open_api
+from benchmarks._table import table
 from greenthread.gpu import PodRef, State, gpu_name
 from greenthread.kube.aio import AsyncClient
 from greenthread.kube.config import ClusterConfig, load_config

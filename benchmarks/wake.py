@@ -23,7 +23,8 @@ from statistics import median, quantiles
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks._common import API_KINDS, open_api, table
+from benchmarks._common import API_KINDS, open_api
+from benchmarks._table import table
 from greenthread.gpu import Gpu, PodRef, State
 from greenthread.kube.resources import GPUS
 from tests.end_to_end.cluster import FAST_ENGINE, TWO, Cluster
