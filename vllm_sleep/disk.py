@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from vllm_sleep.host import GIB, Region
+from vllm_sleep.host import GIB, Region, give_back
 from vllm_sleep.memory import ALIGNMENT, Device, DeviceError, Piece, StoreError
 
 THREADS = 16
@@ -66,15 +66,12 @@ class DiskFile:
         self._each(device, pieces, load)
 
     def clear(self) -> None:
-        for buffer in self._made:
-            if buffer.pinned and self._device is not None:
-                self._device.unpin(buffer.address)
-            buffer.close()
-        self._made.clear()
-        self._buffers = queue.SimpleQueue()
         if self._file is not None:
             os.close(self._file)
         self._file, self._size = None, 0
+        made, self._made = self._made, []
+        self._buffers = queue.SimpleQueue()
+        give_back(made, self._device)
 
     def _each(self, device: Device, pieces: Iterable[Piece], copy: Callable[[Piece, Region, int], None]) -> None:
         """Every piece by a thread with a buffer and a stream of its own. All threads are done on return."""
@@ -100,13 +97,17 @@ class DiskFile:
     def _prepare(self, device: Device) -> None:
         self._device = device
         for number in range(len(self._made), min(self._threads, device.streams)):
-            buffer = self._region(_PART)
-            self._made.append(buffer)
+            try:
+                buffer = self._region(_PART)
+            except OSError as error:
+                raise StoreError(f"the system does not give a buffer of {_PART >> 20} MiB: {error}") from None
             try:
                 device.pin(buffer.address, buffer.size)
             except DeviceError as error:
+                buffer.close()
                 raise StoreError(f"the driver does not pin a buffer of {_PART >> 20} MiB: {error}") from None
             buffer.pinned = True
+            self._made.append(buffer)
             self._buffers.put((number, buffer))
 
     def _transfer(self, call: Callable[[int, list[memoryview], int], int], buffer: Region, piece: Piece) -> None:

@@ -95,6 +95,20 @@ class Region:
         self._memory.close()
 
 
+def give_back(regions: Iterable[Region], device: Device | None) -> None:
+    """Unpins and closes them all, and then raises the first DeviceError."""
+    errors = []
+    for region in regions:
+        if region.pinned and device is not None:
+            try:
+                device.unpin(region.address)
+            except DeviceError as error:
+                errors.append(error)
+        region.close()
+    if errors:
+        raise errors[0]
+
+
 class HostMemory:
     """A store in pinned host memory. It grows by regions and is given back as a whole."""
 
@@ -165,12 +179,10 @@ class HostMemory:
 
     def clear(self) -> None:
         with self._lock:
-            for _, region in self._regions:
-                if region.pinned and self._device is not None:
-                    self._device.unpin(region.address)
-                region.close()
+            regions = [region for _, region in self._regions]
             self._regions.clear()
             self._size = 0
+            give_back(regions, self._device)
 
     def _pin(self, device: Device) -> None:
         self._device = device

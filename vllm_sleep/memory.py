@@ -156,7 +156,8 @@ class Saved:
         """Forgets blocks that are not among these any more."""
         here = {(block.address, block.size) for block in blocks}
         gone = self._pieces.keys() - here
-        if gone and all(block.mapped for block in blocks):
+        room = sum(_room(piece.size) for pieces in self._pieces.values() for piece in pieces)
+        if (gone or room < self._end) and all(block.mapped for block in blocks if block in self):
             self.clear()  # all can be saved anew, and a store without holes is simple
         else:
             self._drop(gone)
@@ -181,8 +182,12 @@ class Saved:
         for start in range(0, block.size, PIECE):
             size = min(PIECE, block.size - start)
             pieces.append(Piece(block.address + start, size, self._end))
-            self._end += -(-size // ALIGNMENT) * ALIGNMENT
+            self._end += _room(size)
         return pieces
+
+
+def _room(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,19 +208,23 @@ class MemoryPath:
     def __init__(self, device: Device, stores: Mapping[str, Store]) -> None:
         self._device = device
         self._saved = {name: Saved(store) for name, store in stores.items()}
+        self._broken: DeviceError | None = None
 
     def sleep(self, blocks: Sequence[Block], keep: Collection[str], store: str) -> Slept:
         """Saves the mapped blocks whose tag is in `keep`, then unmaps all. StoreError or DeviceError before anything
-        is unmapped: the engine is awake as it was."""
+        is unmapped: the engine is awake as it was. When it is `unmap` that fails, some blocks are asleep already:
+        a wake maps them again, another sleep goes on."""
+        self._check()
         for saved in self._saved.values():
-            saved.keep_only(blocks)
+            # what comes back must be of now: what should come back empty is forgotten, though it was once saved
+            saved.keep_only([block for block in blocks if block.tag in keep or not block.mapped])
         mapped = [block for block in blocks if block.mapped]
         kept = [block for block in mapped if block.tag in keep]
         saved = self._saved[store]
         copied = saved.save(self._device, kept)
         for other in self._saved.values():
-            # what comes back must be of now: neither an older copy nor what should come back empty
-            other.forget(block for block in mapped if other is not saved or block.tag not in keep)
+            if other is not saved:
+                other.forget(mapped)  # an older copy
         for block in mapped:
             self._device.unmap(block)
             block.mapped = False
@@ -224,8 +233,10 @@ class MemoryPath:
     def wake(self, blocks: Sequence[Block]) -> int:
         """Maps these blocks again, filled where they were saved; returns how many bytes were copied.
 
-        DeviceError or StoreError: they are all unmapped again, and nothing that was saved is lost.
+        DeviceError or StoreError: they are all unmapped again, and nothing that was saved is lost. Should a block not
+        even let itself be unmapped again, nobody knows its content, and every later call is refused.
         """
+        self._check()
         asleep = [block for block in blocks if not block.mapped]
         # the largest first: its copy runs while the others are mapped, and last, while all copies run, what is empty
         asleep.sort(key=lambda block: -block.size)
@@ -241,10 +252,17 @@ class MemoryPath:
         except BaseException:
             for block in asleep:
                 if block.mapped:
-                    self._device.unmap(block)
-                    block.mapped = False
+                    try:
+                        self._device.unmap(block)
+                        block.mapped = False
+                    except DeviceError as error:
+                        self._broken = error
             raise
         return sum(block.size for filled in held.values() for block in filled)
+
+    def _check(self) -> None:
+        if self._broken is not None:
+            raise DeviceError(f"the engine has to be started afresh: a wake failed, and then {self._broken}")
 
     def _mapping(self, saved: Saved, filled: Iterable[Block], empty: Iterable[Block]) -> Iterator[Piece]:
         for block in filled:
