@@ -76,10 +76,15 @@ def engine_command(model: Model, settings: PodSettings) -> list[str]:
         command += ["--kv-offloading-backend", "native", "--kv-offloading-size", f"{size / GIB:g}"]
     if settings.sleep_mode_flag:
         command.append("--enable-sleep-mode")
-    if settings.sleep_backend != "cumem":
+    if has_own_backend(model, settings):
         command += ["--sleep-mode-backend", settings.sleep_backend]
     # the address last, where nothing overrides it: argparse takes --hos for --host, and the last one wins
     return [*command, *spec.extra_args, "--host", "127.0.0.1", "--port", "$(ENGINE_PORT)"]
+
+
+def has_own_backend(model: Model, settings: PodSettings) -> bool:
+    """Whether its engine sleeps by vllm_sleep in place of vLLM's own backend. Raises SpecError."""
+    return settings.sleep_backend != "cumem" and _engine_kind(model) == "vllm"
 
 
 def checkpoints(model: Model, settings: PodSettings) -> bool:
@@ -104,7 +109,7 @@ def _switch(model: Model, name: str, default: bool) -> bool:
 
 def template(model: Model, settings: PodSettings) -> Object:
     """Everything of a pod that its place, its number and the live parts of the spec do not change. Raises SpecError."""
-    spec, vllm = model.spec, _engine_kind(model) == "vllm"
+    spec = model.spec
     volumes: list[Object] = [
         {"name": "run", "emptyDir": {}},
         {"name": "shm", "emptyDir": {"medium": "Memory"}},
@@ -119,7 +124,7 @@ def template(model: Model, settings: PodSettings) -> Object:
         volumes.append({"name": "huggingface", "secret": secret | {"defaultMode": 0o440, "optional": True}})
         mounts.append({"name": "huggingface", "mountPath": HF_DIR, "readOnly": True})
     checkpoint = checkpoints(model, settings)
-    plugin = vllm and (checkpoint or settings.sleep_backend != "cumem")
+    plugin = checkpoint or has_own_backend(model, settings)
     if plugin:
         volumes.append({"name": "plugin", "emptyDir": {}})
         mounts.append({"name": "plugin", "mountPath": PLUGIN_DIR, "readOnly": True})
@@ -219,7 +224,7 @@ def make_pod(
         sidecar["env"].append({"name": KNOWN_MEMORY, "value": str(known_memory)})
     # every device is visible and CUDA picks: an index means the same to NVML, to CUDA and on the host
     engine["env"].append({"name": "CUDA_VISIBLE_DEVICES", "value": indices})
-    if settings.sleep_backend != "cumem" and model.spec.staging.pinned:
+    if has_own_backend(model, settings) and model.spec.staging.pinned:
         # a hint for the boot, which takes the memory ahead; no part of the template, since the spec's word is live
         engine["env"].append({"name": "GREENTHREAD_PINNED", "value": "1"})
     pod["nodeSelector"] = {**pod.get("nodeSelector", {}), HOSTNAME: hostname or placement.node}
@@ -269,7 +274,7 @@ def _sidecar_env(model: Model, settings: PodSettings) -> list[Object]:
         _value("NVIDIA_DRIVER_CAPABILITIES", "utility"),
         *([_value("HEARTBEAT", settings.heartbeat)] if settings.heartbeat else []),
         *(_value(name, value) for name, value in settings.tracing),
-        *([_value("SLEEP_BACKEND", settings.sleep_backend)] if settings.sleep_backend != "cumem" else []),
+        *([_value("SLEEP_BACKEND", settings.sleep_backend)] if has_own_backend(model, settings) else []),
         *([_value("CHECKPOINT", 1)] if checkpoints(model, settings) else []),
     ]
 
@@ -288,9 +293,9 @@ def _engine_env(model: Model, settings: PodSettings) -> list[Object]:
     ]
     if settings.run_as_user is not None:  # a user that the image does not know has no home and no name
         env += [_value("HOME", "/tmp"), _value("USER", "greenthread")]  # noqa: S108
-    if settings.sleep_backend != "cumem" or checkpoints(model, settings):
+    if has_own_backend(model, settings) or checkpoints(model, settings):
         env.append(_value("PYTHONPATH", PLUGIN_DIR))
-    if settings.sleep_backend != "cumem":
+    if has_own_backend(model, settings):
         if settings.models_path:  # the disk of the weights is the fast one
             env.append(_value("GREENTHREAD_SLEEP_FOLDER", settings.models_path))
         if _switch(model, ANNOTATION_KEEP_KV_CACHE, False):

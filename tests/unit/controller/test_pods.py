@@ -128,6 +128,68 @@ def test_vllm_is_told_the_spec() -> None:
     assert "--enable-sleep-mode" not in engine_command(model(), replace(SETTINGS, sleep_mode_flag=False))
 
 
+def test_the_sleep_backend_is_delivered_into_vllms_python_and_chosen() -> None:
+    pod = pod_of(settings=replace(SETTINGS, sleep_backend="greenthread"))
+    [init] = pod["spec"]["initContainers"]
+    sidecar, engine = pod["spec"]["containers"]
+    assert init["image"] == sidecar["image"]
+    assert init["args"] == ["deliver", "$(PLUGIN_DIR)"]
+    assert init["securityContext"] == sidecar["securityContext"]
+    assert " --sleep-mode-backend greenthread " in " ".join(engine["args"])
+    env = env_of(pod, 1)
+    assert env["PYTHONPATH"] == "/opt/greenthread"
+    assert env["GREENTHREAD_SLEEP_FOLDER"] == "/mnt/models", "the disk of the weights"
+    assert "GREENTHREAD_KEEP_KV_CACHE" not in env
+    assert {"name": "plugin", "mountPath": "/opt/greenthread", "readOnly": True} in engine["volumeMounts"]
+    assert env_of(pod, 0)["SLEEP_BACKEND"] == "greenthread"
+    plain = pod_of()
+    assert "initContainers" not in plain["spec"]
+    assert "PYTHONPATH" not in env_of(plain, 1)
+
+
+def test_a_pinned_model_is_told_so_at_its_boot_without_that_being_part_of_its_template() -> None:
+    settings = replace(SETTINGS, sleep_backend="greenthread")
+    pinned, unpinned = model(staging={"pinned": True}), model()
+    assert env_of(pod_of(pinned, settings), 1)["GREENTHREAD_PINNED"] == "1"
+    assert "GREENTHREAD_PINNED" not in env_of(pod_of(unpinned, settings), 1)
+    assert template_hash(pinned, settings) == template_hash(unpinned, settings)
+
+
+def test_a_checkpoint_needs_the_launcher_around_the_engine_and_no_more_rights() -> None:
+    pod = pod_of(settings=replace(SETTINGS, checkpoint=True))
+    sidecar, engine = pod["spec"]["containers"]
+    assert engine["args"][:5] == ["python3", "-m", "vllm_sleep.launch", "vllm", "serve"]
+    assert env_of(pod, 0)["CHECKPOINT"] == "1"
+    assert engine["securityContext"] == {"allowPrivilegeEscalation": False}, "no CAP_SYS_PTRACE"
+    assert sidecar["securityContext"] == pod_of()["spec"]["containers"][0]["securityContext"]
+
+
+@pytest.mark.parametrize(("installed", "said", "wanted"), [(True, "false", False), (False, "true", True)])
+def test_a_model_says_for_itself_whether_it_is_checkpointed(installed: bool, said: str, wanted: bool) -> None:
+    subject = model(annotations={"greenthread.ai/checkpoint": said})
+    pod = pod_of(subject, replace(SETTINGS, checkpoint=installed))
+    assert ("vllm_sleep.launch" in pod["spec"]["containers"][1]["args"]) is wanted
+    with pytest.raises(SpecError, match="write true or false"):
+        pod_of(model(annotations={"greenthread.ai/checkpoint": "yes"}))
+
+
+def test_only_vllm_has_a_sleep_backend() -> None:
+    annotations = {"greenthread.ai/engine": "command", "greenthread.ai/checkpoint": "true"}
+    subject = model(annotations=annotations, extraArgs=["llama-server"])
+    pod = pod_of(subject, replace(SETTINGS, sleep_backend="greenthread", checkpoint=True))
+    assert pod["spec"]["containers"][1]["args"] == ["llama-server"]
+    assert "initContainers" not in pod["spec"]
+    assert not {"PYTHONPATH", "GREENTHREAD_SLEEP_FOLDER"} & env_of(pod, 1).keys()
+    assert "CHECKPOINT" not in env_of(pod, 0)
+
+
+def test_the_kv_cache_is_kept_where_the_model_asks_for_it() -> None:
+    subject = model(annotations={"greenthread.ai/keep-kv-cache": "true"})
+    assert (
+        env_of(pod_of(subject, replace(SETTINGS, sleep_backend="greenthread")), 1)["GREENTHREAD_KEEP_KV_CACHE"] == "1"
+    )
+
+
 def test_a_command_engine_is_its_own_command_line() -> None:
     annotations = {"greenthread.ai/engine": "command"}
     words = ["llama-server", "--port", "$(ENGINE_PORT)"]

@@ -63,6 +63,7 @@ class FakeEngine:
         self.fail: list[str] = []
         self.lost: list[str] = []
         self.left: int | None = 0
+        self.leaks = False
         self.shortfalls: list[str] = []
         self.calls: list[str] = []
         self.on_exit: Any = lambda text: None
@@ -127,6 +128,9 @@ class FakeEngine:
         return [self.amount for _gpu in self.gpus]
 
     async def left_behind(self) -> int | None:
+        if self.leaks:
+            self.leaks = False
+            raise EngineLost("asleep, it still holds 5.0G: it leaks")
         return self.left
 
     def crash(self) -> None:
