@@ -14,12 +14,13 @@ from typing import Any, cast
 
 import click
 import yaml
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
 from controller.metrics import AgentMetrics, ApiRequests, ControllerMetrics
+from gateway.metrics import MAX_MODELS
 from gateway.metrics import Metrics as GatewayMetrics
 from kubectl_greenthread import recipes
 from kubectl_greenthread.arguments import Option, paragraphs, usage_line
@@ -231,7 +232,7 @@ _ONE_REQUEST = SimpleNamespace(answers={("get", "models", 200): 1})
 
 def metrics_page() -> str:
     """docs/reference/metrics.md."""
-    parts = [NOTE.format(source="the metrics.py of a part"), METRICS_HEAD]
+    parts = [NOTE.format(source="the metrics.py of a part"), METRICS_HEAD, how_many_series()]
     for title, text, families in (
         ("Sidecar", "One in each model pod, on its port `http` (8080).", sidecar_families()),
         (
@@ -256,19 +257,67 @@ METRICS_HEAD = """# Metrics
 In Prometheus' text format. Counters end in `_total`; a histogram has `_bucket`, `_sum` and `_count`. The engines' own
 metrics (`vllm:…`) are handed on by the sidecar. [Operate](../operate.md#monitoring) says how they are scraped, [the
 runbooks](../runbooks.md) what the alerts on them mean.
-
-How many series there are is bounded: a sidecar's by its GPUs, an agent's by the devices of its node, a gateway's by
-2,000 Models (further ones count together as `other`), and requests to the Kubernetes API by methods, kinds and status
-codes.
 """
 
 
-GATEWAY_NOTE = """Its own port, path `/metrics`. `model` is `namespace/name` of a Model that exists.
+GATEWAY_NOTE = """On a cluster port `metrics` (9090), which only Prometheus reaches; on one machine the gateway's own
+port. `model` is `namespace/name` of a Model that exists.
 
 Tokens are what an answer's `usage` tells, in OpenAI's and Anthropic's APIs: it is read at the end of an answer (the
 last 4 KiB, of a stream the last pieces) that is a 2xx without `Content-Encoding`. An answer without one counts nothing:
 audio, OpenAI's streams unless the client asked by `stream_options.include_usage`, and what a client left before its
 end. The engines' own `vllm:prompt_tokens_total` and `vllm:generation_tokens_total` count all."""
+
+
+def how_many_series() -> str:
+    """Counted, of registries as the parts make them."""
+    sidecar, two_gpus = (_series(SidecarMetrics(range(gpus)).registry) for gpus in (1, 2))
+    agent = AgentMetrics()
+    without = _series(agent.registry)
+    agent.faults.labels("a-0")
+    agent.foreign.labels("a-0")
+    per_gpu = _series(agent.registry) - without
+    controller = ControllerMetrics()
+    controller.follow(lambda: {})
+    gateway = GatewayMetrics()
+    before = gateway.scrape().body
+    gateway.observe(cast(Any, SimpleNamespace(tag=("default", "m"), status=200, first=None)), 1.0)
+    per_model = _samples(gateway.scrape().body) - _samples(before) - 1
+    return SERIES.format(
+        sidecar=sidecar,
+        further=two_gpus - sidecar,
+        agent=without,
+        per_gpu=per_gpu,
+        controller=_series(controller.registry),
+        models=MAX_MODELS,
+        per_model=per_model,
+    )
+
+
+SERIES = """**How many series there are** is bounded, and no label is a client's word.
+
+| of | series |
+| --- | --- |
+| a sidecar | {sidecar} with one GPU, {further} more for each further one |
+| a gateway | {per_model} for each Model that was asked, and one for each status code its requests ended with |
+| an agent | {agent}, and {per_gpu} for each GPU of its node |
+| a controller | {controller} |
+
+An agent and a controller also have one for each method, kind and status code of their requests to the Kubernetes API,
+some dozens. A gateway keeps {models:,} Models apart; further ones count together as `other`.
+
+So 1,000 Models on 256 GPUs of 32 nodes, with two gateways whose requests end with three codes, are about 115,000.
+Engines have some hundreds each of their own.
+"""
+
+
+def _series(registry: CollectorRegistry) -> int:
+    return _samples(generate_latest(registry))
+
+
+def _samples(exposition: object) -> int:
+    assert isinstance(exposition, bytes)
+    return sum(line[:1] not in (b"", b"#") for line in exposition.splitlines())
 
 
 def sidecar_families() -> list[Family]:
