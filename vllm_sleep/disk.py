@@ -90,7 +90,11 @@ class DiskFile:
                 self._buffers.put((stream, buffer))
 
         with ThreadPoolExecutor(len(self._made), "disk") as pool:
-            work: list[Future[None]] = [pool.submit(run, part) for piece in pieces for part in _parts(piece)]
+            try:
+                work: list[Future[None]] = [pool.submit(run, part) for piece in pieces for part in _parts(piece)]
+            except BaseException:
+                failed.set()  # what waits for a thread need not be read any more
+                raise
         for done in work:
             done.result()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -35,11 +36,12 @@ def available(root: Path = Path("/")) -> int:
     try:
         limit = (group / "memory.max").read_text().strip()
         used = int((group / "memory.current").read_text())
-        files = re.search(r"^file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)
+        uses = dict(re.findall(r"^(\w+) (\d+)$", (group / "memory.stat").read_text(), re.MULTILINE))
     except (OSError, ValueError):
         return left  # no limit of its own that we can read
     if limit != "max":
-        left = min(left, int(limit) - used + (int(files.group(1)) if files else 0))
+        cached = int(uses.get("file", 0)) - int(uses.get("shmem", 0))  # what is in /dev/shm counts as file, but stays
+        left = min(left, int(limit) - used + cached)
     return left
 
 
@@ -74,7 +76,8 @@ class Region:
 
         def run(start: int) -> int:
             if cpus:
-                os.sched_setaffinity(0, cpus)  # of this thread: who touches a page first decides where it is
+                with contextlib.suppress(OSError):  # they are not ours any more: it works elsewhere too, slower
+                    os.sched_setaffinity(0, cpus)  # of this thread: who touches a page first decides where it is
             return self._touch(start, min(_POPULATE, self.size - start))
 
         with ThreadPoolExecutor(_THREADS, "populate") as pool:

@@ -147,7 +147,8 @@ class Saved:
         changed = [(piece, seen) for piece, seen in zip(pieces, now, strict=True) if piece.fingerprint != seen]
         for piece, _ in changed:
             piece.fingerprint = None  # half a copy is none
-        self.store.write(device, [piece for piece, _ in changed])
+        if changed:
+            self.store.write(device, [piece for piece, _ in changed])
         for piece, seen in changed:
             piece.fingerprint = seen
         return sum(piece.size for piece, _ in changed)
