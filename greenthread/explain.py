@@ -49,6 +49,8 @@ class Account:
     for_model: str = ""
     #: Bytes taken or freed on each GPU.
     memory: int = 0
+    #: For a sleep: bytes that its engine still held on a GPU, by NVML; None when that could not be seen.
+    left: int | None = None
     error: str = ""
 
     @property
@@ -80,6 +82,7 @@ class Account:
                 victims=tuple(str(victim) for victim in item.get("victims") or ()),
                 for_model=str(item.get("forModel") or ""),
                 memory=int(item.get("memory") or 0),
+                left=None if item.get("left") is None else int(item["left"]),
                 error=str(item.get("error") or ""),
             )
         except (KeyError, ValueError, TypeError, AttributeError):

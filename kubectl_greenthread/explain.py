@@ -8,7 +8,7 @@ from greenthread.explain import Account, Wake
 from greenthread.kube.errors import Forbidden
 from greenthread.kube.resources import EVENTS
 from greenthread.snapshot import ModelRow, Shown, Snapshot, why
-from greenthread.units import short_duration
+from greenthread.units import short_bytes, short_duration
 from kubectl_greenthread import printing
 from kubectl_greenthread.options import Session
 from kubectl_greenthread.output import out, print_data
@@ -148,6 +148,8 @@ def _sleeps(session: Session, row: ModelRow, told: list[Account], snapshot: Snap
     text = f"Its last sleep, {ago} ago: {last.reason}" + (
         f"; it took {short_duration(last.total)} ({steps})" if steps else ""
     )
+    if last.left is not None:
+        text += f" and left {short_bytes(last.left) if last.left else 'nothing'} on the GPU"
     return session.terminal.wrap(text, "  ")
 
 

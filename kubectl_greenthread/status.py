@@ -99,6 +99,9 @@ def _facts(session: Session, row: ModelRow) -> list[str]:
         ("Sleeps", f"{idle}; requests in flight get {format_duration(spec.sleep.drain_timeout)}"),
         ("Weights", "stay in host memory while asleep" if spec.staging.pinned else "are read back from disk"),
     ]  # fmt: skip
+    limited = next((each for each in status.conditions if each.type == "SleepsAsAsked" and each.status != "True"), None)
+    if limited:
+        facts.append(("Limited", limited.message))
     width = max(len(title) for title, _ in facts)
     return [f"{title.ljust(width)}  {session.terminal.clean(text)}" for title, text in facts]
 
