@@ -26,6 +26,7 @@ PATIENCE = 30.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = parse(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # or a part would outlive us
     with tempfile.TemporaryDirectory(prefix="greenthread-bench-") as temporary:
         folder = (given.out or Path(temporary)).absolute()
         folder.mkdir(parents=True, exist_ok=True)

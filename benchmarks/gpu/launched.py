@@ -26,7 +26,13 @@ class Launched:
     """Its processes end with the `with` block."""
 
     def __init__(
-        self, python: str, command: Sequence[str], log: Path, env: Mapping[str, str] = os.environ, talk: bool = False
+        self,
+        python: str,
+        command: Sequence[str],
+        log: Path,
+        env: Mapping[str, str] = os.environ,
+        cwd: Path | None = None,
+        talk: bool = False,
     ) -> None:
         """`talk`: what it prints is answers, not a log."""
         self._folder = tempfile.TemporaryDirectory(prefix="greenthread-")
@@ -40,7 +46,7 @@ class Launched:
                 stdout=subprocess.PIPE if talk else output,
                 stderr=output,
                 text=True,
-                start_new_session=True,
+                cwd=cwd,
             )
         self._said: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         if talk:

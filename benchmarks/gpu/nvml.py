@@ -45,6 +45,10 @@ class Nvml:
         """Bytes of the device that are in use, by anybody."""
         return int(self._nvml.nvmlDeviceGetMemoryInfo(self._gpu).used)
 
+    def total(self) -> int:
+        """Bytes of the device."""
+        return int(self._nvml.nvmlDeviceGetMemoryInfo(self._gpu).total)
+
     def by_process(self) -> dict[int, int | None]:
         """Bytes by pid; None where NVML knows the process and not its bytes."""
         listed = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._gpu)

@@ -32,8 +32,8 @@ PARTS = {
         Part("b", "memory", "the memory path alone", True, 220),
         Part("c", "checkpoint", "the driver's checkpoint of a process", True, 120),
         Part("d", "disk", "a wake from disk", True, 80),
-        # Part("e", "engine", "vllm serve: sleep, wake, first token", False, 300),
-        # Part("f", "swap", "two models swapped by requests under greenthread up", False, 300),
+        Part("e", "engine", "vllm serve: sleep, wake, first token", False, 300),
+        Part("f", "swap", "two models swapped by requests under greenthread up", False, 300),
     )
 }
 

@@ -19,8 +19,8 @@ CHAT_TEMPLATE = (
 )
 
 
-def main(folder: str) -> None:
-    """Write the model and its tokenizer into `folder`."""
+def save_tokenizer(folder: str) -> None:
+    """Train it and write it into `folder`: at most VOCABULARY tokens, nothing downloaded."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -33,6 +33,11 @@ def main(folder: str) -> None:
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=START, eos_token=END, pad_token=START)
     wrapped.chat_template = CHAT_TEMPLATE
     wrapped.save_pretrained(folder)
+
+
+def main(folder: str) -> None:
+    """Write the model and its tokenizer into `folder`."""
+    save_tokenizer(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
