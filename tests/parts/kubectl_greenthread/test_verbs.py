@@ -188,6 +188,33 @@ def test_explain_tells_past_and_future(screens: Cluster, plugin: Plugin) -> None
     asleep = " ".join(plugin("explain", "llama-3-1-70b").out.split())
     assert "a request now: it would not be served: it cannot fit" in asleep
     assert "gpt-oss-20b (88.2G) is pinned" in asleep
+
+
+@pytest.mark.parametrize(("left", "told"), [(0, "left nothing on the GPU"), (3 * GIB, "left 3.0G"), (None, "")])
+def test_explain_tells_what_the_last_sleep_left_on_the_gpu(
+    screens: Cluster, plugin: Plugin, left: int | None, told: str
+) -> None:
+    slept: dict[str, Any] = {"kind": "sleep", "at": ago(9), "total": 0.1, "steps": {"engine": 0.1}, "memory": GIB}
+    record(screens, "kimi-vl-a3b", "Slept", **slept, left=left)
+    out = " ".join(plugin("explain", "kimi-vl-a3b").out.split())
+    assert "Its last sleep, 9" in out
+    assert told in out if told else " left " not in out
+
+
+def test_status_says_what_falls_short_of_the_spec(screens: Cluster, plugin: Plugin) -> None:
+    assert "Limited" not in plugin("status", "kimi-vl-a3b").out
+    condition = {
+        "type": "SleepsAsAsked",
+        "status": "False",
+        "reason": "Limited",
+        "message": "its weights are on disk and not in host memory",
+        "lastTransitionTime": "2026-11-22T00:00:00Z",
+    }
+    old = screens.client.get(MODELS, "kimi-vl-a3b", "default")["status"].get("conditions") or []
+    body = {"status": {"conditions": [*old, condition]}}
+    screens.client.patch(MODELS, "kimi-vl-a3b", body, "default", subresource="status")
+    out = " ".join(plugin("status", "kimi-vl-a3b").out.split())
+    assert "Limited its weights are on disk and not in host memory" in out
     assert plugin("explain", "nope").code == 4
 
 
