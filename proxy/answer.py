@@ -13,11 +13,8 @@ from proxy.errors import error_body, reason
 from proxy.heartbeat import BEAT, MAX_ERROR, NOT_RUN, Heartbeat, chunk, error_event, event_of_answer
 from proxy.http1 import RequestHead, ResponseHead
 from proxy.routes import Forward, Headers, Outcome, Refuse, Respond, Upstream
-from proxy.tracing import fail
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Span
-
     from proxy.client import ClientConnection
     from proxy.server import ProxyServer
     from proxy.upstream import UpstreamConnection
@@ -56,7 +53,6 @@ class Answering:
         "last",
         "request",
         "response_lines",
-        "span",
         "status",
         "upstream",
     )
@@ -76,8 +72,6 @@ class Answering:
     first: bytes | None
     """Where the route keeps the ends of answers: the first piece of this one's body, with its framing. None: there is
     no answer that can be read."""
-    span: Span | None
-    """Of this request, where there are traces."""
     last: deque[bytes] | None
     """The last pieces of the same, the end of each; None: the first is all."""
     _answer_mode: int
@@ -223,8 +217,6 @@ class Answering:
             self.status = 0
             self.fail(502, f"The engine failed while it worked on this request: {why}.", "upstream_error")
             return
-        if self.span is not None:
-            fail(self.span, "upstream_error")
         # Only a missing end tells the client; an answer that ends with the connection needs a reset for that.
         self._client.break_off(reset=not self.request.minor)
 

@@ -9,11 +9,11 @@ import struct
 from typing import TYPE_CHECKING, cast
 
 from proxy.errors import HttpError, error_body, reason
-from proxy.exchange import Exchange
 from proxy.heads import LONGEST, Seen
 from proxy.http1 import ChunkedDecoder, RequestHead
 
 if TYPE_CHECKING:
+    from proxy.exchange import Exchange
     from proxy.server import ProxyServer
 
 
@@ -236,7 +236,7 @@ class ClientConnection(asyncio.Protocol):
         size = len(data) - end
         if size != (length or 0) or seen.parsed.chunked or size > self._settings.max_body_bytes:
             return False
-        self._exchange = exchange = Exchange(self._server, self, seen.parsed, length)
+        self._exchange = exchange = self._server.exchange(self._server, self, seen.parsed, length)
         exchange.start([data[end:]] if size else [], size)
         return True
 
@@ -293,7 +293,7 @@ class ClientConnection(asyncio.Protocol):
         self._body_bytes = 0
         self._window_bytes = 0
         self._decoder = None
-        exchange = Exchange(self._server, self, request, length)
+        exchange = self._server.exchange(self._server, self, request, length)
         if request.chunked:
             self._decoder = ChunkedDecoder()
             self._body_open = True

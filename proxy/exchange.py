@@ -14,7 +14,6 @@ from proxy.heartbeat import Heartbeat, asks_for_stream, chunk
 from proxy.http1 import RequestHead
 from proxy.routes import Forward, Gate, Handle, Later, Outcome, ReadBody, Refuse, Respond, Route, Upstream
 from proxy.terms import NO_TERMS, parse_terms
-from proxy.tracing import continued
 
 if TYPE_CHECKING:
     from proxy.client import ClientConnection
@@ -38,7 +37,7 @@ class Exchange(Answering):
 
     For routers and gates: `request`, `terms`, `started` (loop time), `waited` (seconds at gates until now), `upstream`
     (a gate may set it), `response_lines` (header lines, a gate may set them), `status` (of the answer; 0 while there is
-    none), `tag` (of the Forward), `state` (the gate's own), `first` and `last` (of the answer, at its end), `span`.
+    none), `tag` (of the Forward), `state` (the gate's own), `first` and `last` (of the answer, at its end).
     """
 
     __slots__ = (
@@ -80,7 +79,6 @@ class Exchange(Answering):
         self.decode_response = False
         self.first = None
         self.last = None
-        self.span = None
         self._answer_mode = AS_IS
         self._out = b""
         self._server = server
@@ -122,8 +120,6 @@ class Exchange(Answering):
         """Route the request. `body` is what of its body has arrived, `size` bytes."""
         self._pending = body
         self._pending_bytes = size
-        if self._server.tracing is not None and self.request.method == "POST":
-            self._server.tracing.begin(self)
         if self.request.path == "*":  # about the server, not a resource (RFC 9110 §9.3.7)
             self.respond(Respond(204, [("Allow", "GET, HEAD, POST, OPTIONS")]))
             return
@@ -325,8 +321,6 @@ class Exchange(Answering):
         if built is None or built[0] is not route:
             built = request.forwarded = (route, _forwarded_lines(request, route))
         head = built[1]
-        if self.span is not None:
-            head = continued(head, self.span)
         if request.terms is not None:
             head += b"".join([line + b"\r\n" for line in self.terms.lines(self.waited)])
         if self.content_length is not None:

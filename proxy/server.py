@@ -23,6 +23,10 @@ from proxy.upstream import Pool
 logger = logging.getLogger(__name__)
 
 
+Exchanges = Callable[["ProxyServer", ClientConnection, RequestHead, int | None], Exchange]
+"""What makes an exchange."""
+
+
 @dataclass(slots=True)
 class Counters:
     """Plain numbers for metrics, since start."""
@@ -50,7 +54,7 @@ class ProxyServer:
         tracing: Tracing | None = None,
     ) -> None:
         self.router = router
-        self.tracing = tracing
+        self.exchange: Exchanges = Exchange if tracing is None else tracing.exchange
         self.settings = settings or Settings()
         self.counters = Counters()
         self.connections: set[ClientConnection] = set()
@@ -119,8 +123,6 @@ class ProxyServer:
         self.counters.requests += 1
         if self._on_finish is not None:
             self._on_finish(exchange)
-        if self.tracing is not None:
-            self.tracing.end(exchange)
 
     def connection_closed(self) -> None:
         """A client connection has ended."""

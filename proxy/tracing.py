@@ -9,18 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
+from proxy.exchange import CLIENT_GONE_STATUS, Exchange
+from proxy.http1 import RequestHead
+from proxy.routes import Outcome
+
 if TYPE_CHECKING:
-    from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span
 
-    from proxy.exchange import Exchange
-    from proxy.http1 import RequestHead
+    from proxy.client import ClientConnection
+    from proxy.server import ProxyServer
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +34,46 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 """One of them is set: tracing is on."""
 LONGEST = 256  # characters of an attribute
 FLUSH_WITHIN = 5.0  # seconds at the end for what has not been sent yet
-CLIENT_GONE = 499  # as in metrics
-_TRACE_FIELDS = re.compile(rb"(?i)\r\ntrace(?:parent|state):[^\r]*")
+_FIELDS = ("traceparent", "tracestate")
+_NAMES = frozenset(name.encode("ascii") for name in _FIELDS)
+
+
+class TracedExchange(Exchange):
+    """A request with a span, which the next hop continues."""
+
+    __slots__ = ("_tracing", "span")
+
+    def __init__(
+        self,
+        tracing: Tracing,
+        server: ProxyServer,
+        client: ClientConnection,
+        request: RequestHead,
+        content_length: int | None,
+    ) -> None:
+        super().__init__(server, client, request, content_length)
+        self._tracing = tracing
+        self.span: Span | None = None
+        """None for what is no POST: probes and scrapes."""
+
+    def start(self, body: list[bytes], size: int) -> None:
+        """Route the request."""
+        if self.request.method == "POST":
+            self.span = self._tracing.begin(self.request)
+            self.request = continued(self.request, self.span)
+        super().start(body, size)
+
+    def on_upstream_error(self, why: str) -> None:
+        """The upstream broke off."""
+        if self.span is not None and self.head_sent and self.status:  # else the answer says it
+            fail(self.span, "upstream_error")
+        super().on_upstream_error(why)
+
+    def _finish(self, outcome: Outcome) -> None:
+        over, span = self.finished, self.span
+        super()._finish(outcome)
+        if span is not None and not over:
+            self._tracing.end(self, span)
 
 
 class Tracing:
@@ -44,25 +86,19 @@ class Tracing:
 
         self.provider = provider
         self.tracer = provider.get_tracer("greenthread")
+        self.exchange = partial(TracedExchange, self)
+        """Makes the exchanges of a server that traces."""
         self._describe = describe
-        self._trace = trace
+        self._server_kind = trace.SpanKind.SERVER
         self._extract = TraceContextTextMapPropagator().extract
 
-    def begin(self, exchange: Exchange) -> None:
-        """A request has come."""
-        request = exchange.request
-        exchange.span = self.tracer.start_span(request.method, self._parent(request), self._trace.SpanKind.SERVER)
+    def begin(self, request: RequestHead) -> Span:
+        """The span of a request, in the client's trace if it has one."""
+        sent = {name: value for name in _FIELDS if (value := request.get(name)) is not None}
+        return self.tracer.start_span(request.method, self._extract(sent), self._server_kind)
 
-    def _parent(self, request: RequestHead) -> Context:
-        """The client's part of the trace."""
-        names = ("traceparent", "tracestate")
-        return self._extract({name: value for name in names if (value := request.get(name)) is not None})
-
-    def end(self, exchange: Exchange) -> None:
+    def end(self, exchange: Exchange, span: Span) -> None:
         """A request is over."""
-        span: Span | None = exchange.span
-        if span is None:
-            return
         if span.is_recording():
             request, status, api_path = exchange.request, exchange.status, exchange.api_path
             attributes: Attributes = {
@@ -77,7 +113,7 @@ class Tracing:
                 attributes["http.route"] = api_path
             if exchange.waited:
                 attributes["greenthread.waited"] = round(exchange.waited, 6)
-            if status == CLIENT_GONE:
+            if status == CLIENT_GONE_STATUS:
                 attributes["error.type"] = "client_gone"
             else:
                 attributes["http.response.status_code"] = status
@@ -105,14 +141,15 @@ class Tracing:
             logger.warning("spans that could not be sent within %g s are lost", FLUSH_WITHIN)
 
 
-def continued(head: bytes, span: Span) -> bytes:
-    """A request's head (lines that end in CRLF) for the next hop, whose parent is `span`."""
+def continued(request: RequestHead, span: Span) -> RequestHead:
+    """The same request with `span` as its part of the trace."""
     context = span.get_span_context()
-    line = b"traceparent: 00-%032x-%016x-%02x\r\n" % (context.trace_id, context.span_id, context.trace_flags)
+    lines = [line for line in request.lines if line.partition(b":")[0].lower() not in _NAMES]
+    lines.append(b"traceparent: 00-%032x-%016x-%02x" % (context.trace_id, context.span_id, context.trace_flags))
     state = context.trace_state.to_header()
     if state:
-        line += f"tracestate: {state}\r\n".encode("latin-1")
-    return _TRACE_FIELDS.sub(b"", head) + line
+        lines.append(b"tracestate: " + state.encode("latin-1"))
+    return replace(request, lines=lines, forwarded=None)
 
 
 def fail(span: Span, error: str, message: str | None = None) -> None:

@@ -7,16 +7,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 from greenthread.clock import Clock
 from greenthread.units import short_duration
 from proxy.routes import Outcome, Refuse
 from proxy.terms import Terms
 from sidecar.metrics import Metrics, SidecarState
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import Span
 
 #: A pod that goes away asks the gateway to send the request elsewhere: it was not run.
 NOT_RUN = ("X-GreenThread-Not-Run", "true")
@@ -35,8 +32,6 @@ class Visitor(Protocol):
     waited: float
     response_lines: Sequence[bytes] | None
     status: int
-    span: Span | None
-    finished: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +73,7 @@ class Door:
         #: Whether a wake is under way already, so that one more request is a duplicate of it.
         self.waking: Callable[[], bool] = lambda: False
         #: Called with each request that begins to wait, where there are traces.
-        self.on_wait: Callable[[Visitor], None] | None = None
+        self.on_wait: Callable[[Any], None] | None = None
 
     @property
     def waiting(self) -> int:

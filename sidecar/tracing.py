@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from greenthread.clock import Clock, parse_time
 from proxy.exchange import Exchange
-from proxy.tracing import LONGEST, Attributes, Tracing, fail, from_environment
-from sidecar.door import Door, Visitor
+from proxy.tracing import LONGEST, Attributes, TracedExchange, Tracing, fail, from_environment
+from sidecar.door import Door
 from sidecar.records import Record, Recorder
 from sidecar.settings import Settings
 
@@ -54,17 +54,17 @@ class WakeSpans:
 
     def __init__(self, tracing: Tracing, model: str, clock: Clock) -> None:
         self._tracer, self._model, self._clock = tracing.tracer, model, clock
-        self._waiting: list[Visitor] = []
+        self._waiting: list[TracedExchange] = []
         self._preempting: datetime | None = None
 
     def follow(self, door: Door, recorder: Recorder) -> None:
         door.on_wait, recorder.on_event, recorder.on_record = self.waits, self.happened, self.ended
 
-    def waits(self, visitor: Visitor) -> None:
+    def waits(self, exchange: TracedExchange) -> None:
         """A request waits at the door."""
         self._waiting = [other for other in self._waiting if not other.finished]
-        if visitor.span is not None and visitor.span.is_recording() and len(self._waiting) < _WAITERS:
-            self._waiting.append(visitor)
+        if exchange.span is not None and exchange.span.is_recording() and len(self._waiting) < _WAITERS:
+            self._waiting.append(exchange)
 
     def happened(self, reason: str) -> None:
         """An Event of this reason is told."""
