@@ -59,11 +59,13 @@ def route(model: Model, settings: Settings, has_short_address: bool) -> Object:
             "parentRefs": [{"name": name, "namespace": namespace}],
             "rules": [
                 {
-                    "matches": [{"path": {"type": "PathPrefix", "value": f"{prefix}{api}"}} for prefix in prefixes],
+                    # one match each: the Gateway API wants no more where a prefix is replaced
+                    "matches": [{"path": {"type": "PathPrefix", "value": f"{prefix}{api}"}}],
                     "filters": [{"type": "URLRewrite", "urlRewrite": {"path": _replaced_by(api)}}],
                     "backendRefs": [{"name": model.name, "port": 80}],
                     "timeouts": {"request": settings.route_timeout},
                 }
+                for prefix in prefixes
                 for api in ("/v1", "/v2")
             ],
         },

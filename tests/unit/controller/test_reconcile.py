@@ -372,9 +372,11 @@ def test_a_route_is_made_where_there_is_a_gateway_api() -> None:
         await here.settle()
         route = await here.client.get(HTTP_ROUTES, "m", "team")
         assert route["spec"]["parentRefs"] == [{"name": "greenthread", "namespace": "greenthread-system"}]
-        for rule, api in zip(route["spec"]["rules"], ("/v1", "/v2"), strict=True):
-            assert [match["path"]["value"] for match in rule["matches"]] == [f"/team/m{api}", f"/m{api}"]
-            assert rule["filters"][0]["urlRewrite"]["path"] == {"type": "ReplacePrefixMatch", "replacePrefixMatch": api}
+        paths = [f"/{prefix}{api}" for prefix in ("team/m", "m") for api in ("/v1", "/v2")]
+        for rule, path in zip(route["spec"]["rules"], paths, strict=True):
+            assert rule["matches"] == [{"path": {"type": "PathPrefix", "value": path}}]
+            replaced = {"type": "ReplacePrefixMatch", "replacePrefixMatch": path[-3:]}
+            assert rule["filters"][0]["urlRewrite"]["path"] == replaced
             assert rule["backendRefs"] == [{"name": "m", "port": 80}]
 
     in_world(main)
