@@ -31,7 +31,7 @@ from tests.chart.conftest import CHART, NAMESPACE
 from tests.end_to_end.cluster import FAST_ENGINE, MEMORY
 from tests.testbeds.group import ProcessGroup
 from tests.testbeds.kube import GARBAGE_COLLECTION, RealApi, own_address
-from tests.testbeds.programs import Missing, need, skip_or_fail
+from tests.testbeds.programs import Missing, need, need_crds, skip_or_fail
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
 
@@ -39,6 +39,7 @@ CONTROLLERS = f"{GARBAGE_COLLECTION},deployment-controller,replicaset-controller
 NODE, REGISTRY = "one", "registry.example/gt"
 VALUES = [
     f"image.registry={REGISTRY}",
+    "gateway.enabled=true",
     # the stand-in's node has only the labels that every node has
     r"agent.nodeSelector.nvidia\.com/gpu\.present=null",
     r"agent.nodeSelector.kubernetes\.io/os=linux",
@@ -72,11 +73,11 @@ class Release:
     #: A forward proxy that knows the cluster's Services by their names.
     proxy: str
 
-    def helm(self, *arguments: str) -> str:
-        """Its output; AssertionError with what it and the parts said when it fails."""
+    def helm(self, *arguments: str, fails: bool = False) -> str:
+        """Its output; AssertionError with what it and the parts said when it fails, or succeeds if it should not."""
         command = [str(need("helm")), "--kubeconfig", str(self.api.kubeconfig), "--namespace", NAMESPACE, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-        assert done.returncode == 0, f"{done.stdout}{done.stderr}{self.picture()}"
+        assert (done.returncode != 0) is fails, f"{done.stdout}{done.stderr}{self.picture()}"
         return done.stdout
 
     def apply(self, command: str, *values: str) -> str:
@@ -86,6 +87,13 @@ class Release:
         return self.helm(
             command, "greenthread", str(CHART), "--create-namespace", *words, "--wait", "--timeout", "120s"
         )
+
+    def wait(self, *what: str) -> None:
+        """`kubectl wait`; AssertionError with what the parts said when it comes to nothing."""
+        try:
+            self.api.kubectl("wait", *what, "-n", NAMESPACE, "--timeout=50s")
+        except subprocess.CalledProcessError as error:
+            raise AssertionError(error.stderr + self.picture()) from None
 
     def picture(self) -> str:
         """The pods, and the last words of each container."""
@@ -99,12 +107,15 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
     try:
         need("helm")
         bed = RealApi(CONTROLLERS)
+        gateway_api = need_crds("gateway-api")
     except Missing as missing:
         skip_or_fail(missing)
     folder = Folder(tmp_path_factory.mktemp("node"))
     group = ProcessGroup()
     with bed as api, _names(api) as proxy:
         api.kubectl("apply", "-f", "-", stdin=json.dumps(RUNTIME_CLASS))
+        for file in gateway_api:
+            api.kubectl("apply", "--server-side", "-f", str(file))
         folder.kubeconfig.write_bytes(api.kubeconfig.read_bytes())
         ledgers.create(folder.ledger, 1, MEMORY).close()
         found = images(folder, f"http://127.0.0.1:{proxy.server_port}")
@@ -192,20 +203,31 @@ def test_a_cluster_is_installed_asked_upgraded_and_cleared(release: Release) -> 
         assert f"\n{prefix}_" in httpx.get(f"{backend(api, NAMESPACE, service, 9090)}/metrics").text
 
     api.kubectl("apply", "-f", "-", stdin=json.dumps(MODEL))
-    api.kubectl("wait", "--for=condition=Ready", "model/llama", "-n", NAMESPACE, "--timeout=60s")
+    release.wait("--for=condition=Ready", "model/llama")
     url = api.kubectl("get", "model", "llama", "-n", NAMESPACE, "-o", "jsonpath={.status.url}")
     assert url == f"http://greenthread-apiserver.{NAMESPACE}.svc/llama/v1"
     assert _says(release, url)
+    release.wait("--for=create", "httproute/llama")
+    route = json.loads(api.kubectl("get", "httproute", "llama", "-n", NAMESPACE, "-o", "json"))["spec"]
+    assert [(ref["kind"], ref["name"]) for ref in route["parentRefs"]] == [("Gateway", "greenthread")]
+    paths = [match["path"]["value"] for rule in route["rules"] for match in rule["matches"]]
+    assert paths == [f"/{NAMESPACE}/llama/v1", f"/{NAMESPACE}/llama/v2", "/llama/v1", "/llama/v2"]
+
+    api.kubectl("scale", "deployment/greenthread-apiserver", "-n", NAMESPACE, "--replicas=0")
+    gone = "app.kubernetes.io/component=gateway"
+    release.wait("--for=delete", "pods", "-l", gone)
+    release.helm("test", "greenthread", "--timeout", "60s", fails=True)
 
     before = _pods(api)
     release.apply("upgrade", "apiserver.holdTimeout=60s", "sidecar.heartbeat=5s")
     assert not {name for name in before if "apiserver" in name} & _pods(api), "new gateways"
+    release.helm("test", "greenthread", "--timeout", "60s")
     assert {name for name in before if "agent" in name} <= _pods(api), "the agent's pod is as it was"
     assert _says(release, url)
 
     api.kubectl("delete", "models", "--all", "-A", "--timeout=60s")
     release.helm("uninstall", "greenthread", "--wait", "--timeout", "60s")
-    api.kubectl("wait", "--for=delete", "pods", "--all", "-n", NAMESPACE, "--timeout=60s")
+    release.wait("--for=delete", "pods", "--all")
 
 
 def _says(release: Release, url: str) -> str:
