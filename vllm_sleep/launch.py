@@ -13,6 +13,7 @@ or {"error": "…", "lost": false}; lost: the engine has to be started afresh.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -45,13 +46,13 @@ class Helper:
 
     def answer(self, request: Any) -> dict[str, Any]:
         call = request.get("call") if isinstance(request, dict) else None
+        if call not in ("state", "checkpoint", "restore"):
+            return {"error": f"no such call: {call!r}", "lost": False}
         with self._one_at_a_time:
             try:
                 self._checkpointer = self._checkpointer or Checkpointer(self._module)
                 if call == "state":
                     return {"checkpoint": True}
-                if call not in ("checkpoint", "restore"):
-                    return {"error": f"no such call: {call!r}", "lost": False}
                 began = time.monotonic()
                 pids = self._checkpointer.processes(descendants(os.getpid()))
                 if not pids:
@@ -73,12 +74,15 @@ def serve(path: Path, helper: Helper) -> socketserver.BaseServer:
         def handle(self) -> None:
             try:
                 request = json.loads(self.rfile.readline(_MOST))
-            except (ValueError, OSError):
+            except (ValueError, RecursionError, OSError):
                 request = None
-            self.wfile.write(json.dumps(helper.answer(request)).encode() + b"\n")
+            answer = helper.answer(request)
+            with contextlib.suppress(OSError):  # who has gone needs none
+                self.wfile.write(json.dumps(answer).encode() + b"\n")
 
     class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         daemon_threads = True
+        request_queue_size = 64
 
     path.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_PATH)
@@ -109,13 +113,29 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def _wait(pid: int) -> int:
+    """Exit status of this child, once it ends. Meanwhile the orphans that became ours are not left as zombies."""
+    while True:
+        ended, status = os.wait()
+        if ended == pid:
+            return os.waitstatus_to_exitcode(status)
+
+
 def main(command: Sequence[str]) -> int:
     if not command:
         print("usage: python3 -m vllm_sleep.launch ENGINE ARGUMENT...", file=sys.stderr)
         return 2
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # or who loses its parent would no longer be a descendant
-    server = serve(Path(os.environ["RUN_DIR"]) / SOCKET, Helper(os.environ.get(MODULE) or "cuda.bindings.driver"))
+    run_dir = os.environ.get("RUN_DIR")
+    if not run_dir:
+        print("RUN_DIR is not set: the folder for the launcher's socket", file=sys.stderr)
+        return 1
+    try:
+        server = serve(Path(run_dir) / SOCKET, Helper(os.environ.get(MODULE) or "cuda.bindings.driver"))
+    except OSError as error:
+        print(f"cannot listen in RUN_DIR {run_dir}: {error.strerror}", file=sys.stderr)
+        return 1
 
     def with_parent() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -127,11 +147,12 @@ def main(command: Sequence[str]) -> int:
         return 127
 
     def pass_on(number: int, _: FrameType | None) -> None:
-        engine.send_signal(number)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(engine.pid, number)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, pass_on)
-    status = engine.wait()
+    status = engine.returncode = _wait(engine.pid)
     server.server_close()
     return status if status >= 0 else 128 - status
 
