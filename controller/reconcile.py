@@ -20,7 +20,7 @@ from greenthread.clock import Clock
 from greenthread.gpu import Gpu
 from greenthread.kube.aio import AsyncClient
 from greenthread.kube.core import Object
-from greenthread.kube.errors import AlreadyExists, Conflict, Invalid, NoSuchKind, NotFound
+from greenthread.kube.errors import AlreadyExists, Conflict, Forbidden, Invalid, NoSuchKind, NotFound
 from greenthread.kube.resources import HTTP_ROUTES, MODELS, PODS, SERVICES, Key, key_of
 from greenthread.model import Model
 from greenthread.names import FINALIZER
@@ -242,7 +242,10 @@ class Reconciler:
         clash = await self._service(model)
         if clash:
             return ("NameTaken", clash), LOOK_AGAIN
-        await self._route(model)
+        try:
+            await self._route(model)
+        except (Invalid, Forbidden) as error:  # it serves all the same: the gateway knows the way without a route
+            return ("RouteRefused", f"its HTTPRoute is refused: {error}"), LOOK_AGAIN
         if not self._has_short_address(model):
             owner = network.short_address_owner(self._store.models_named(model.name))
             return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -378,6 +379,22 @@ def test_a_route_is_made_where_there_is_a_gateway_api() -> None:
             replaced = {"type": "ReplacePrefixMatch", "replacePrefixMatch": path[-3:]}
             assert rule["filters"][0]["urlRewrite"]["path"] == replaced
             assert rule["backendRefs"] == [{"name": "m", "port": 80}]
+
+    in_world(main)
+
+
+def test_a_route_that_is_refused_is_told_and_holds_nothing_up() -> None:
+    async def main(here: World) -> None:
+        crd: Any = copy.deepcopy(ROUTE_CRD)
+        rules = [{"rule": "!has(self.spec)", "message": "this Gateway API is too old"}]
+        crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["x-kubernetes-validations"] = rules
+        await here.client.create(CRDS, crd)
+        await make_model(here.client)
+        await here.settle()
+        status, reason, message = await here.condition("Addressed")
+        assert (status, reason) == ("False", "RouteRefused")
+        assert "this Gateway API is too old" in message
+        assert len(await here.pods()) == 1
 
     in_world(main)
 
