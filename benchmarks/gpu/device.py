@@ -89,21 +89,15 @@ class Allocation:
     handle: Any = None
 
 
-class CudaGpu:
-    """GPU 0 of this process."""
+class Memory:
+    """Device memory by the driver's calls, as vLLM's allocator makes them: addresses stay, memory comes and goes."""
 
-    def __init__(self) -> None:
-        import torch
-        from cuda.bindings import driver
-
-        self._torch, self._driver = torch, driver
-        torch.cuda.init()
-        torch.zeros(1, device="cuda")
+    def __init__(self, driver: Any) -> None:
+        """On GPU 0, in the context that torch and CUDA's runtime use: they could not see another one's memory."""
+        self._driver = driver
         self._call("cuInit", 0)
-        # the context that torch and CUDA's runtime use: memory mapped in another would be none of theirs
         gpu = self._call("cuDeviceGet", 0)
         self._call("cuCtxSetCurrent", self._call("cuDevicePrimaryCtxRetain", gpu))
-        self.total = int(torch.cuda.mem_get_info(0)[1])
         self._properties = driver.CUmemAllocationProp()
         self._properties.type = driver.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
         self._properties.location.type = driver.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
@@ -117,27 +111,12 @@ class CudaGpu:
         self._access.flags = driver.CUmemAccess_flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
         option = driver.CUmemAllocationGranularity_flags.CU_MEM_ALLOC_GRANULARITY_MINIMUM
         self._page = int(self._call("cuMemGetAllocationGranularity", self._properties, option))
-        self._odd: Any = None
-
-    def free(self) -> int:
-        return int(self._torch.cuda.mem_get_info(0)[0])
-
-    def device(self) -> Device:
-        from vllm_sleep.cuda import CudaDevice
-
-        return CudaDevice(0, self._map, self._unmap)
-
-    def cpus(self) -> frozenset[int]:
-        from vllm_sleep.cuda import CudaDevice
-        from vllm_sleep.host import cpus_near
-
-        return cpus_near(CudaDevice(0, self._map, self._unmap).pci_address())
 
     def allocate(self, size: int, tag: str) -> Allocation:
         size = -(-size // self._page) * self._page
         block = Allocation(int(self._call("cuMemAddressReserve", size, 0, 0, 0)), size, tag)
         try:
-            self._map(block)
+            self.map(block)
         except DeviceError:
             self._call("cuMemAddressFree", block.address, block.size)
             raise
@@ -146,9 +125,63 @@ class CudaGpu:
 
     def release(self, block: Any) -> None:
         if block.mapped:
-            self._unmap(block)
+            self.unmap(block)
             block.mapped = False
         self._call("cuMemAddressFree", block.address, block.size)
+
+    def map(self, block: Any) -> None:
+        block.handle = self._call("cuMemCreate", block.size, self._properties, 0)
+        try:
+            self._call("cuMemMap", block.address, block.size, 0, block.handle, 0)
+            try:
+                self._call("cuMemSetAccess", block.address, block.size, [self._access], 1)
+            except DeviceError:
+                self._call("cuMemUnmap", block.address, block.size)
+                raise
+        except DeviceError:
+            self._call("cuMemRelease", block.handle)
+            raise
+
+    def unmap(self, block: Any) -> None:
+        self._call("cuMemUnmap", block.address, block.size)
+        self._call("cuMemRelease", block.handle)
+        block.handle = None
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        error, *values = getattr(self._driver, name)(*arguments)
+        if error != self._driver.CUresult.CUDA_SUCCESS:
+            kind = OutOfDeviceMemory if "OUT_OF_MEMORY" in error.name else DeviceError
+            raise kind(f"{name}: {error.name}")
+        return values[0] if values else None
+
+
+class CudaGpu:
+    """GPU 0 of this process."""
+
+    def __init__(self) -> None:
+        import torch
+        from cuda.bindings import driver
+
+        self._torch = torch
+        torch.zeros(1, device="cuda")
+        self._memory = Memory(driver)
+        self.allocate, self.release = self._memory.allocate, self._memory.release
+        self.total = int(torch.cuda.mem_get_info(0)[1])
+        self._odd: Any = None
+
+    def free(self) -> int:
+        return int(self._torch.cuda.mem_get_info(0)[0])
+
+    def device(self) -> Device:
+        from vllm_sleep.cuda import CudaDevice
+
+        return CudaDevice(0, self._memory.map, self._memory.unmap)
+
+    def cpus(self) -> frozenset[int]:
+        from vllm_sleep.cuda import CudaDevice
+        from vllm_sleep.host import cpus_near
+
+        return cpus_near(CudaDevice(0, self._memory.map, self._memory.unmap).pci_address())
 
     def fill(self, block: Block, seed: int) -> None:
         generator = self._torch.Generator("cuda").manual_seed(seed)
@@ -212,29 +245,7 @@ class CudaGpu:
         self._torch.cuda.synchronize()
         self._torch.cuda.empty_cache()
 
-    def _map(self, block: Any) -> None:
-        block.handle = self._call("cuMemCreate", block.size, self._properties, 0)
-        try:
-            self._call("cuMemMap", block.address, block.size, 0, block.handle, 0)
-            self._call("cuMemSetAccess", block.address, block.size, [self._access], 1)
-        except DeviceError:
-            self._driver.cuMemUnmap(block.address, block.size)
-            self._call("cuMemRelease", block.handle)
-            raise
-
-    def _unmap(self, block: Any) -> None:
-        self._call("cuMemUnmap", block.address, block.size)
-        self._call("cuMemRelease", block.handle)
-        block.handle = None
-
     def _words(self, block: Block) -> Any:
         from vllm_sleep.cuda import _Span
 
         return self._torch.as_tensor(_Span(block.address, block.size), device="cuda")
-
-    def _call(self, name: str, *arguments: Any) -> Any:
-        error, *values = getattr(self._driver, name)(*arguments)
-        if error != self._driver.CUresult.CUDA_SUCCESS:
-            kind = OutOfDeviceMemory if "OUT_OF_MEMORY" in error.name else DeviceError
-            raise kind(f"{name}: {error.name}")
-        return values[0] if values else None

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.testbeds.vllm_on_cpu.tiny_model import VOCABULARY, save_tokenizer
-
+VOCABULARY = 2048
 SHARD = 4 * 10**9
 """Bytes of weights in a file."""
 
@@ -68,12 +67,14 @@ SHAPES = {
 
 def main(name: str, folder: Path) -> None:
     """At once or not at all."""
+    from tests.testbeds.vllm_on_cpu.tiny_model import save_tokenizer
+
     if (folder / "config.json").exists():
         return
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_tokenizer(str(partial))
+    save_tokenizer(str(partial), VOCABULARY)
     shape = SHAPES[name]
     _save_weights(shape, partial)
     _save_config(shape, partial)

@@ -86,9 +86,9 @@ class Board:
     notes: Row = field(default_factory=dict)
 
     def load(self) -> None:
-        """What an earlier run measured; what failed there is to be measured again."""
+        """What an earlier run measured; what failed or was cut there is to be measured again."""
         old = read(self.path)
-        self.cases = {name: row for name, row in old.get("cases", {}).items() if "error" not in row}
+        self.cases = {name: row for name, row in old.get("cases", {}).items() if not row.keys() & {"error", "cut"}}
 
     def run(self, cases: list[Case], clock: Clock) -> None:
         """Measures what is missing, in this order, as long as there is time."""

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmarks._table import table
+from benchmarks.gpu.checkpoint import ASLEEP
+from benchmarks.gpu.memory import CLASS_20B
 from benchmarks.gpu.part import PARTS
 
 Row = dict[str, Any]
 Results = Mapping[str, Row]
 
-WAKE_20B = "13 GB"
-ASLEEP = "asleep, 13 GB of weights in pinned memory"
 OURS = "ours"
 SAME = ("same_content", "changed_bit_came_back", "replays_right", "same_answer")
 STEADY = 0.05
@@ -33,7 +33,7 @@ def targets(parts: Results) -> list[Row]:
     same = [value for _, value in _same(parts)]
     return [
         _target("wake, share of pinned H2D", ">= 0.90", _share(min(wakes, default=None), ceiling), 0.9, least=True),
-        _target("wake of 13 GB, ms", "<= 300", _get(parts, "b", WAKE_20B, "wake", "p50_ms"), 300),
+        _target("wake of 13 GB, ms", "<= 300", _get(parts, "b", CLASS_20B, "wake", "p50_ms"), 300),
         _target("sleep but the first, p99 ms", "<= 50", max(sleeps, default=None), 50),
         _target("bytes by NVML after the checkpoint", "0", left, 0),
         _target("bytes by NVML of vllm serve asleep", "0", max(engine_left, default=None), 0),

@@ -19,15 +19,15 @@ CHAT_TEMPLATE = (
 )
 
 
-def save_tokenizer(folder: str) -> None:
-    """Train it and write it into `folder`: at most VOCABULARY tokens, nothing downloaded."""
+def save_tokenizer(folder: str, vocabulary: int) -> None:
+    """Train it and write it into `folder`; nothing is downloaded."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     sources = sorted(str(path) for path in Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))[:80]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=[START, TURN, END], initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocabulary, special_tokens=[START, TURN, END], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train(sources, trainer)
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=START, eos_token=END, pad_token=START)
@@ -37,7 +37,7 @@ def save_tokenizer(folder: str) -> None:
 
 def main(folder: str) -> None:
     """Write the model and its tokenizer into `folder`."""
-    save_tokenizer(folder)
+    save_tokenizer(folder, VOCABULARY)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,

@@ -25,7 +25,7 @@ from vllm_sleep.memory import DeviceError, OutOfDeviceMemory
 FOLDER = "FAKE_GPU_FOLDER"
 FAULT = "FAKE_GPU_FAULT"
 """Environment variable: `content` loses a byte of every wake's copies, `checkpoint` refuses to checkpoint."""
-TOTAL = 48 * 2**20
+TOTAL = 16 * 2**20
 PAGE = 2**16
 CONTEXT = 2**20
 
