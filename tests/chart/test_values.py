@@ -15,7 +15,7 @@ import yaml
 
 from greenthread.reach import LABELS, SERVICE
 from tests.chart.conftest import CHART, GATEWAY_API, NAMESPACE, render
-from tests.testbeds.programs import Missing, need, skip_or_fail
+from tests.testbeds.programs import Missing, kubernetes_version, need, skip_or_fail
 
 pytestmark = pytest.mark.real
 
@@ -302,6 +302,31 @@ def test_every_environment_variable_is_one_that_the_part_reads() -> None:
         for entry in container["env"]:
             if not entry["name"].startswith("NVIDIA_"):  # read by NVIDIA's container runtime
                 assert f'"{entry["name"]}"' in text, (name, entry["name"])
+
+
+def test_the_packed_chart_is_the_same(helm: Path, tmp_path: Path) -> None:
+    """Its CRDs lie behind a link, which an archive cannot be trusted to keep."""
+    packed = subprocess.run([str(helm), "package", str(CHART), "--destination", str(tmp_path)], capture_output=True)
+    assert packed.returncode == 0, packed.stderr
+    [archive] = tmp_path.iterdir()
+    command = [str(helm), "template", "greenthread", str(archive), "--namespace", NAMESPACE]
+    command += ["--kube-version", kubernetes_version()]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == render()
+
+
+def test_an_on_call_person_sees_first_what_is_wrong() -> None:
+    """The first screen is a question and numbers that answer it; and what an alert is about is shown somewhere."""
+    shown = ""
+    for file in (CHART / "files" / "dashboards").iterdir():
+        shown += file.read_text()
+        row, *first = (p for p in json.loads(file.read_text())["panels"] if p["gridPos"]["y"] < 5)
+        assert (row["type"], row["title"][-1]) == ("row", "?")
+        assert len(first) >= 4
+        assert {panel["type"] for panel in first} <= {"stat", "gauge"}
+        assert all(panel["targets"] for panel in first)
+    rules = yaml.safe_load((CHART / "files" / "rules.yaml").read_text())["groups"][0]["rules"]
+    asked = {name for rule in rules for name in re.findall(r"gthread_\w+", rule["expr"])}
+    assert {name for name in asked if name not in shown} == set()
 
 
 def test_the_plain_manifests_are_what_the_chart_makes() -> None:
