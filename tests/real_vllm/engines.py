@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,8 +25,17 @@ _QUICK = {"GREENTHREAD_SIM_BOOT_SECONDS": "0", "GREENTHREAD_SIM_TTFT_MS": "1", "
 class Engine:
     """One engine on GPU 0 of a ledger, started as a model's pod starts it."""
 
-    def __init__(self, kind: str, ledger: Ledger, folder: Path) -> None:
+    def __init__(
+        self,
+        kind: str,
+        ledger: Ledger,
+        folder: Path,
+        arguments: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """`arguments`, `env`: beside those that every engine here has."""
         self.kind, self.ledger, self.log = kind, ledger, folder / f"{kind}.log"
+        self._arguments, self._env = arguments, dict(env or {})
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -44,6 +53,7 @@ class Engine:
             command = ["vllm", "serve", model, "--host", "127.0.0.1", "--port", str(self.port), "--dtype", "bfloat16"]
             command += ["--gpu-memory-utilization", "0.90", "--tensor-parallel-size", "1", "--enable-sleep-mode"]
             command += ["--served-model-name", "tiny", "alias", "--max-model-len", "2048", "--enforce-eager"]
+            command += self._arguments
             given = {
                 "PATH": f"{BINS[self.kind]}:{os.environ['PATH']}",
                 "GREENTHREAD_PYTHON": sys.executable,
@@ -51,6 +61,7 @@ class Engine:
                 "CUDA_VISIBLE_DEVICES": "0",
                 "VLLM_SERVER_DEV_MODE": "1",
                 **_QUICK,
+                **self._env,
             }
             settings = [f"{name}={value}" for name, value in given.items()]
             self._group.start("engine", ["/usr/bin/env", *settings, *command], self.log)
