@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,6 +35,8 @@ from localcluster.supervisor.process import die_with_parent
 NAMES = ("first", "second")
 ENGINE = "vllm"
 """The container."""
+WAYS = {"ours": ("--sleep-backend", "greenthread", "--checkpoint"), "cumem": ("--sleep-backend", "cumem")}
+"""Of `greenthread up`."""
 EVERY = 0.1
 """Seconds between two looks at the memory."""
 SWAPS = 20
@@ -48,11 +51,11 @@ def cases(options: Options, clock: Clock, notes: Row) -> list[Case]:
     folder = options.work / "models" / size
     notes["model"] = f"{size}, twice"
 
-    def measure() -> Row:
+    def measure(name: str, arguments: Sequence[str]) -> Row:
         make_model(vllm, size, folder)
-        return swap(str(folder), options.work / "up", nvml, clock)
+        return swap(str(folder), options.work / f"up-{name}", nvml, clock, arguments)
 
-    return [Case("swap", 200, measure)]
+    return [Case(name, 200, partial(measure, name, arguments)) for name, arguments in WAYS.items()]
 
 
 def swap(model: str, state: Path, nvml: Nvml, clock: Clock, arguments: Sequence[str] = ()) -> Row:
@@ -245,9 +248,9 @@ def _condition(model: Mapping[str, Any]) -> str:
 
 
 def _engine(client: Client) -> list[str]:
-    """The command that an engine runs with, as the controller wrote it."""
+    """The words that an engine is started with, as the controller wrote them."""
     pod = client.list(PODS, DEFAULT_NAMESPACE, f"{LABEL_MODEL}={NAMES[0]}").items[0]
-    return next((list(c.get("command", ())) for c in pod["spec"]["containers"] if c["name"] == ENGINE), [])
+    return next((list(c.get("args", ())) for c in pod["spec"]["containers"] if c["name"] == ENGINE), [])
 
 
 def _until(holds: Callable[[], bool], what: str, seconds: float) -> None:
