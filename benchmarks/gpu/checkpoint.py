@@ -12,7 +12,7 @@ from benchmarks.gpu.device import need_gpu
 from benchmarks.gpu.launched import Launched
 from benchmarks.gpu.nvml import Nvml
 from benchmarks.gpu.part import Case, Clock, Options, Row, Skip
-from benchmarks.gpu.stats import GB, GIB, spread
+from benchmarks.gpu.stats import GB, GIB, most, spread
 from vllm_sleep import host
 
 PLAIN = (0, 1, 4, 8)
@@ -60,6 +60,7 @@ class Bench:
             return {"left_out": f"the host may give {room / GB:.0f} GB"}
         what = json.dumps({name: size * GB // self._options.shrink for name, size in sizes.items()})
         command = [sys.executable, "-m", "benchmarks.gpu.tenant", what]
+        idle = self._nvml.used()  # others' memory, and what the driver takes for itself
         with Launched(sys.executable, command, self._log(), talk=True) as tenant:
             began = time.perf_counter()
             tenant.hear(ANSWER)
@@ -75,8 +76,8 @@ class Bench:
         later = rounds[1:] or rounds
         row["checkpoint"] = spread([found["checkpoint_s"] for found in later])
         row["restore"] = spread([found["restore_s"] for found in later])
-        row["asleep_bytes"] = max((r["asleep"] for r in rounds if r["asleep"] is not None), default=None)
-        row["asleep_device_used_bytes"] = max(r["device"] for r in rounds)
+        row["asleep_bytes"] = most([r["asleep"] for r in rounds], row["before_bytes"])
+        row["asleep_device_bytes"] = max(r["device"] for r in rounds) - idle
         row["restored_bytes"] = rounds[-1]["restored"]
         row["replays_right"] = all(r["same"] for r in rounds)
         return row

@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.gpu.launched import Failed, Launched
 from benchmarks.gpu.nvml import Nvml
 from benchmarks.gpu.part import Case, Clock, Options, Row, Skip
-from benchmarks.gpu.stats import GB, GIB, drift, spread
+from benchmarks.gpu.stats import GB, GIB, drift, most, spread
 
 ROOT = Path(__file__).parents[2]
 MODELS = {"1B": 2, "8B": 16, "20B-class": 13}
@@ -288,7 +288,7 @@ class Cycles:
             "restore": spread(self.restore),
             "wake": spread(self.wake),
             "wake_to_first_token": spread(self.first_token),
-            "asleep_bytes": max((value for value in self.asleep if value is not None), default=None),
+            "asleep_bytes": most(self.asleep, next(iter(self.awake), None)),
             "awake_bytes_last": known[-1] if known else None,
             "host_rss_bytes": [self.rss[0], self.rss[-1]],
             "same_answer": self._same,

@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.gpu.device import Gpu, open_gpu
 from benchmarks.gpu.nvml import Nvml
 from benchmarks.gpu.part import Case, Clock, Options, Row
-from benchmarks.gpu.stats import GB, GIB, rate, spread
+from benchmarks.gpu.stats import GB, GIB, most, rate, spread
 from vllm_sleep import host
 from vllm_sleep.host import HostMemory, Region
 from vllm_sleep.memory import Block, Device, MemoryPath
@@ -44,7 +44,8 @@ def cases(options: Options, clock: Clock, notes: Row) -> list[Case]:
     before = nvml.used()
     bench = Bench(open_gpu(), nvml, options, clock)
     notes["device_used_before_bytes"] = before
-    notes["context_bytes"] = nvml.of([os.getpid()])
+    notes["context_bytes"] = bench.context
+    notes["compile_fingerprint_s"] = bench.compile()
     notes["transparent_huge_pages"] = _read("/sys/kernel/mm/transparent_hugepage/enabled")
     notes["cpus_near_the_gpu"] = len(bench.gpu.cpus())
     found = [Case(name, 20 + 1.5 * size, partial(bench.size, size)) for name, size in SIZES.items() if size < 40]
@@ -95,6 +96,18 @@ class Bench:
     def __init__(self, gpu: Gpu, nvml: Nvml, options: Options, clock: Clock) -> None:
         self.gpu, self._nvml, self._options, self._clock = gpu, nvml, options, clock
         self.device = Timed(gpu.device())
+        self.context = nvml.of([os.getpid()])
+
+    def compile(self) -> float:
+        """Seconds until fingerprints can be taken: a process's first sleep has them too."""
+        block = self.gpu.allocate(4 * 2**20, "weights")
+        half = block.size // 2
+        began = time.perf_counter()
+        # a kernel is compiled for each alignment of its result's address
+        self.device.fingerprints([(block.address, half), (block.address + half, half)])
+        took = time.perf_counter() - began
+        self.gpu.release(block)
+        return round(took, 3)
 
     def size(self, size: int, pages: type[Region] = Region) -> Row:
         """First sleeps, sleeps and wakes of weights of that many GB."""
@@ -234,7 +247,7 @@ class Bench:
             "sleep_unmap": spread(unmaps),
             "sleep_copied_bytes": copied,
             "wake": spread(wakes),
-            "asleep_process_bytes": max((value for value in left if value is not None), default=None),
+            "asleep_process_bytes": most(left, self.context),
             "asleep_device_used_bytes": max(device_left, default=None),
             "same_content": same if wakes else None,
             "last_wake_parts": parts,

@@ -55,8 +55,11 @@ class Nvml:
         return {process.pid: process.usedGpuMemory for process in listed}
 
     def of(self, pids: Collection[int]) -> int | None:
-        """Bytes of these processes together, 0 when none is listed, None when NVML does not know."""
-        mine = [used for pid, used in self.by_process().items() if pid in pids]
+        """Bytes of these processes together, 0 when none is listed, None when NVML does not tell."""
+        try:
+            mine = [used for pid, used in self.by_process().items() if pid in pids]
+        except self._nvml.NVMLError:
+            return None
         return None if None in mine else sum(used for used in mine if used is not None)
 
     def describe(self) -> dict[str, Any]:

@@ -25,6 +25,8 @@ def targets(parts: Results) -> list[Row]:
     wakes = _all(parts, "b", "wake_gb_s")
     sleeps = [value["p99_ms"] for value in _all(parts, "b", "sleep") if value.get("n")]
     left = _get(parts, "c", ASLEEP, "asleep_bytes")
+    if left is None:  # NVML does not list processes here: what the whole device has more than without them
+        left = _get(parts, "c", ASLEEP, "asleep_device_bytes")
     raw, disk = _get(parts, "d", "raw", "read_gb_s"), _get(parts, "d", "wake", "wake_gb_s")
     engines = [row for name, row in _cases(parts, "e") if name.endswith(OURS)]
     engine_left = [row["asleep_bytes"] for row in engines if row.get("asleep_bytes") is not None]

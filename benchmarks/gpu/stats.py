@@ -24,6 +24,13 @@ def rate(size: float, seconds: float) -> float:
     return round(size / seconds / GB, 2)
 
 
+def most(values: Sequence[int | None], awake: int | None) -> int | None:
+    """The most bytes that NVML saw of who sleeps. None where it did not see them awake either: in another PID
+    namespace it lists nobody whom we know, and that is no proof."""
+    known = [value for value in values if value is not None]
+    return max(known) if known and awake else None
+
+
 def drift(values: Sequence[float]) -> float | None:
     """Median of the last quarter over that of the second one, less 1; None for fewer than 8. The first quarter is
     warming up."""

@@ -13,7 +13,7 @@ from benchmarks.gpu.checkpoint import ASLEEP
 from benchmarks.gpu.make_model import SHAPES
 from benchmarks.gpu.memory import sizes
 from benchmarks.gpu.part import Board, Case, Clock, read
-from benchmarks.gpu.stats import drift, rate, spread
+from benchmarks.gpu.stats import drift, most, rate, spread
 
 
 class Time:
@@ -89,6 +89,13 @@ def test_numbers() -> None:
     assert spread([0.002]) == {"p50_ms": 2.0, "p99_ms": 2.0, "n": 1}
     assert spread([0.001 * n for n in range(1, 102)]) == {"p50_ms": 51.0, "p99_ms": 100.0, "n": 101}
     assert rate(13e9, 0.25) == 52.0
+
+
+def test_whom_nvml_did_not_see_awake_it_does_not_prove_asleep() -> None:
+    assert most([0, 5, 3], 100) == 5
+    assert most([0, 0], 0) is None
+    assert most([0, 0], None) is None
+    assert most([None, None], 100) is None
 
 
 def test_drift_is_of_the_last_quarter_over_the_second_one() -> None:
