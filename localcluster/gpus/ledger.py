@@ -240,6 +240,7 @@ class Ledger:
                     "ON CONFLICT DO UPDATE SET bytes = bytes + excluded.bytes",
                     (index, me.pid, me.started, tag, size),
                 )
+                connection.execute("INSERT OR IGNORE INTO states VALUES (?, ?, 0)", me)
                 connection.execute(
                     "UPDATE devices SET peak_bytes = max(peak_bytes, ?) WHERE idx = ?", (used + size, index)
                 )
@@ -274,12 +275,8 @@ class Ledger:
     # Checkpoints, of any process
 
     def state(self, pid: int) -> int | None:
-        """What was last set for this process, 0 at first; None when it holds nothing of a device and never did."""
-        known = self._read(
-            "SELECT max(state), max(started) FROM (SELECT started, state FROM states WHERE pid = ? "
-            "UNION SELECT started, 0 FROM allocations WHERE pid = ?) GROUP BY started",
-            (pid, pid),
-        )
+        """What was last set for this process, 0 at first; None when it never held anything of a device."""
+        known = self._read("SELECT state, started FROM states WHERE pid = ?", (pid,))
         return next((int(state) for state, started in known if is_alive(ProcessId(pid, started))), None)
 
     def set_state(self, pid: int, state: int, away: bool) -> None:

@@ -14,7 +14,9 @@ import openai
 import pytest
 
 from greenthread.gpu import State
-from tests.end_to_end.cluster import ONE, Cluster
+from greenthread.kube.resources import MODELS
+from greenthread.names import ANNOTATION_CHECKPOINT
+from tests.end_to_end.cluster import ONE, Cluster, manifest
 from tests.testbeds import vllm
 from tests.testbeds.embedded import EmbeddedApi
 from tests.testbeds.programs import Missing, need_vllm, skip_or_fail
@@ -29,7 +31,8 @@ GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 24}
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """One GPU with two sleeping Models of 58 GiB each: they cannot be awake together."""
+    """One GPU with two sleeping Models of 58 GiB each: they cannot be awake together. One runs under the launcher, with
+    vllm_sleep delivered into vLLM's Python; the driver that checkpoints it is played."""
     try:
         need_vllm()
         folder = vllm.tiny_model()
@@ -38,8 +41,10 @@ def cluster() -> Iterator[Cluster]:
     path = os.pathsep.join([str(vllm.BIN), os.environ.get("PATH", os.defpath)])
     with EmbeddedApi() as api, Cluster(api, {ONE: 1}, {"PATH": path, "GREENTHREAD_PYTHON": sys.executable}) as cluster:
         try:
-            for name in ("first", "second"):
-                cluster.apply(name, **spec(folder))
+            cluster.apply("first", **spec(folder))
+            launched = manifest("second", ONE, **spec(folder))
+            launched["metadata"]["annotations"] = {ANNOTATION_CHECKPOINT: "true"}
+            cluster.kube.create(MODELS, launched)
             cluster.ready("first", "second", seconds=BOOTS)
             yield cluster
         except BaseException:
@@ -94,6 +99,17 @@ def test_a_request_wakes_it_and_the_completion_is_true(cluster: Cluster) -> None
     assert said == complete(cluster.gateway, "first")
     assert said == complete(cluster.sidecar("first"), str(vllm.tiny_model()))
     assert cluster.history("first")[-2:] == [State.WAKING, State.SERVING]
+
+
+def test_the_launched_one_is_checkpointed_and_its_vllm_has_loaded_our_plugin(cluster: Cluster) -> None:
+    assert cluster.status("second")["shortfalls"] == []
+    assert cluster.status("second")["records"][-1]["left"] == 0
+    [pod] = cluster.pods_of("second")
+    assert "Failed to load plugin" not in cluster.log(pod, "vllm")
+    [engine] = cluster.engine_pids("second")
+    environment = Path(f"/proc/{engine}/environ").read_bytes().decode().split("\0")
+    [folder] = [line.removeprefix("PYTHONPATH=") for line in environment if line.startswith("PYTHONPATH=")]
+    assert list(Path(folder).glob("greenthread-*.dist-info/entry_points.txt"))
 
 
 def test_two_models_swap_and_stay_what_they_are(cluster: Cluster) -> None:
