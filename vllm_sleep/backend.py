@@ -97,7 +97,11 @@ class GreenThreadBackend(CuMemBackend):  # type: ignore[misc]
         began = time.perf_counter()
         self._state = "RESUMING"
         chosen = [b for b in _blocks() if tags is None or b.tag in tags or b.tag not in DEFERRABLE_TAGS]
-        copied = self._path.wake(chosen)
+        try:
+            copied = self._path.wake(chosen)
+        except (DeviceError, StoreError):
+            self._state = "SUSPENDED"
+            raise
         self._state = "RUNNING"
         took = time.perf_counter() - began
         log.info("Woke in %.0f ms: %.2f GiB copied, %.1f GB/s", took * 1e3, copied / 2**30, copied / took / 1e9)

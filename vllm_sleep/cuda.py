@@ -5,6 +5,7 @@ Mapping is its caller's: inside vLLM by vLLM's own allocator, which made the mem
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ class CudaDevice:
         self.index, self.streams = index, streams
         self._map, self._unmap = map_block, unmap_block
         self._handles: list[Any] = []
+        self._making = threading.Lock()
 
     def map(self, block: Block) -> None:
         self._map(block)
@@ -63,9 +65,10 @@ class CudaDevice:
 
     def _copy(self, to: int, source: int, size: int, kind: Any, stream: int) -> None:
         self._here()
-        while len(self._handles) < self.streams:
-            flags = runtime.cudaStreamNonBlocking
-            self._handles.append(_done("cudaStreamCreate", runtime.cudaStreamCreateWithFlags(flags)))
+        with self._making:
+            while len(self._handles) < self.streams:
+                flags = runtime.cudaStreamNonBlocking
+                self._handles.append(_done("cudaStreamCreate", runtime.cudaStreamCreateWithFlags(flags)))
         _done("cudaMemcpyAsync", runtime.cudaMemcpyAsync(to, source, size, kind, self._handles[stream]))
 
     def _here(self) -> None:

@@ -33,7 +33,7 @@ class Launcher:
         self.run_dir = run_dir
         given = {"PYTHONPATH": str(ROOT), "RUN_DIR": str(run_dir), "GREENTHREAD_CUDA": driver.__name__, **environment}
         # in files: whoever of the engine outlives it would hold a pipe open
-        self.output, self.errors = (tempfile.TemporaryFile("w+") for _ in range(2))
+        self.output, self.errors = (tempfile.TemporaryFile("w+") for _ in range(2))  # noqa: SIM115
         self.process = subprocess.Popen(
             [sys.executable, "-m", "vllm_sleep.launch", *engine],
             env={**os.environ, **given},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -149,7 +151,7 @@ class Sleeping(RuleBasedStateMachine):
     def permute(self) -> None:
         """Experts change places."""
         awake = [block for block in self.engine.blocks if block.mapped]
-        for one, other in zip(awake, awake[1:], strict=False):
+        for one, other in itertools.pairwise(awake):
             half = min(one.size, other.size)
             first, second = self.device.content(one)[:half], self.device.content(other)[:half]
             self.device.overwrite(one, 0, second)
@@ -168,12 +170,15 @@ class Sleeping(RuleBasedStateMachine):
         awake = {block: self.device.content(block) for block in self.engine.blocks if block.mapped}
         kept = {block: content for block, content in awake.items() if block.tag in keep}
         calls = self.arm(fault)
+        slept, refused = None, ""
         try:
             slept = self.engine.sleep(store, keep)
         except (DeviceError, StoreError) as error:
-            fired = self.disarm()
-            assert fired, f"nothing was made to fail, and yet: {error}"
-            self.settled()
+            refused = str(error)
+        fired = self.disarm()
+        self.settled()
+        if slept is None:
+            assert fired, f"nothing was made to fail, and yet: {refused}"
             if "unmap" not in fired:
                 for block, content in awake.items():
                     assert block.mapped
@@ -183,8 +188,6 @@ class Sleeping(RuleBasedStateMachine):
                     self.asleep[block] = content
             self.saved = None
             return
-        self.disarm()
-        self.settled()
         assert not any(block.mapped for block in self.engine.blocks)
         assert self.device.used == 0
         assert slept.freed == sum(block.size for block in awake)
@@ -212,19 +215,20 @@ class Sleeping(RuleBasedStateMachine):
         needed = sum(block.size for block in chosen)
         fits = self.device.used + self.device.others + needed <= DEVICE_SIZE
         self.arm(fault)
+        copied, refused = None, ""
         try:
             copied = self.engine.wake(tags)
         except (DeviceError, StoreError) as error:
-            fired = self.disarm()
-            assert fired or not fits, f"nothing was made to fail, and yet: {error}"
-            self.settled()
+            refused = str(error)
+        fired = self.disarm()
+        self.settled()
+        if copied is None:
+            assert fired or not fits, f"nothing was made to fail, and yet: {refused}"
             if "unmap" in fired:
                 self.crash()
                 return
             assert {block for block in blocks if block.mapped} == before
             return
-        self.disarm()
-        self.settled()
         assert {block for block in blocks if block.mapped} == before | chosen
         back = {block: self.asleep.pop(block) for block in chosen if block in self.asleep}
         assert copied == sum(block.size for block in back), "what is not kept comes back empty"
@@ -244,8 +248,6 @@ class Sleeping(RuleBasedStateMachine):
         """The process ends, another starts."""
         file, self.engine.file._file = self.engine.file._file, None
         if file is not None:
-            import os
-
             os.close(file)
         self.device.end_process()
         assert not list(self.folder.iterdir()), "a file outlives the process"

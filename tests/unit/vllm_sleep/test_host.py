@@ -87,9 +87,7 @@ def pci(root: Path, cpulist: str, address: str = "0000:17:00.0") -> Path:
         ("1-\n", {1}),
     ],
 )
-def test_cpus_near_a_device(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpulist: str, near: set[int]
-) -> None:
+def test_cpus_near_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpulist: str, near: set[int]) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     assert cpus_near("0000:17:00.0", pci(tmp_path, cpulist)) == near
 
