@@ -129,3 +129,19 @@ def test_krews_archive_works_where_there_is_only_python(built: Built, tmp_path: 
     assert ran(link, "version", cwd=tmp_path, env=python).stdout == f"greenthread {release.version()}\n"
     assert "bge-m3" in ran(link, "recipes", cwd=tmp_path, env=python).stdout
     assert ran(link, "up", "--help", cwd=tmp_path, env=python).returncode == 1
+
+
+def test_krew_installs_it(built: Built, tmp_path: Path) -> None:
+    try:
+        krew, kubectl = need("krew"), need("kubectl")
+    except Missing as missing:
+        skip_or_fail(missing)
+    archive = release.krew_archive(built.hatchling, built.wheel, tmp_path)
+    manifest = tmp_path / "greenthread.yaml"
+    manifest.write_text(release.krew_manifest(archive), encoding="utf-8")
+    root = tmp_path / "krew"
+    env = {"KREW_ROOT": str(root), "PATH": f"{root / 'bin'}:{built.hatchling.parent}:{CLEAN['PATH']}"}
+    done = ran(krew, "install", f"--manifest={manifest}", f"--archive={archive}", cwd=tmp_path, env=env)
+    assert "Installed plugin: greenthread" in done.stderr, done.stderr
+    said = ran(kubectl, "greenthread", "version", cwd=tmp_path, env=env)
+    assert said.stdout == f"greenthread {release.version()}\n"

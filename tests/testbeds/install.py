@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from tests.testbeds.programs import (
     BUILT,
     CRDS,
     HELM,
+    KREW,
     KUBERNETES_MODULE,
     VLLM,
     Missing,
@@ -27,6 +29,7 @@ from tests.testbeds.programs import (
     find,
     find_vllm,
     helm_folder,
+    krew_folder,
     kubernetes_folder,
     kubernetes_version,
     vllm_complete,
@@ -88,7 +91,7 @@ def _go_environment(go: str) -> dict[str, str]:
 
 
 def install_chart() -> None:
-    """Helm, Prometheus, CRDs of the Gateway API and the Prometheus Operator. Raises `Missing` with what to do."""
+    """Helm, krew, Prometheus, CRDs of the Gateway API and the Prometheus Operator. Raises `Missing` with what to do."""
     if find("prometheus") is None:
         apt_install("prometheus", "prometheus")
     with locked(helm_folder()) as folder:
@@ -97,6 +100,9 @@ def install_chart() -> None:
             _say(f"building helm {HELM} (about 2 minutes on 2 cores, once)")
             environment = _go_environment(go) | {"GOBIN": str(folder)}
             run_quietly([go, "install", f"helm.sh/helm/v3/cmd/helm@v{HELM}"], "building helm", env=environment)
+    with locked(krew_folder()) as folder:
+        if find("krew") is None:
+            _build_krew(folder)
     for name, (module, version, where) in CRDS.items():
         with locked(crds_folder(name)) as folder:
             if any(folder.glob("*.yaml")):
@@ -108,6 +114,21 @@ def install_chart() -> None:
                 raise Missing(f"downloading {module} failed:\n{done.stdout}{done.stderr}")
             for file in sorted((Path(json.loads(done.stdout)["Dir"]) / where).glob("*.yaml")):
                 (folder / file.name).write_text(file.read_text())
+
+
+def _build_krew(folder: Path) -> None:
+    """In a module of its own: a proxy that has the module alone may refuse to look for one of its command's path."""
+    go = _go(f"put krew {KREW} into {folder}")
+    environment = _go_environment(go)
+    with tempfile.TemporaryDirectory() as temporary:
+        (Path(temporary) / "tools.go").write_text('package tools\n\nimport _ "sigs.k8s.io/krew/cmd/krew"\n')
+        for command in (
+            ["mod", "init", "tools"],
+            ["mod", "edit", f"-require=sigs.k8s.io/krew@v{KREW}"],
+            ["mod", "tidy"],
+            ["build", "-trimpath", "-o", str(folder / "krew"), "sigs.k8s.io/krew/cmd/krew"],
+        ):
+            run_quietly([go, *command], "building krew", cwd=Path(temporary), env=environment)
 
 
 def install_vllm() -> None:

@@ -16,6 +16,7 @@ KUBERNETES_MODULE = Path(__file__).parent / "kubernetes"
 BUILT = ("kube-apiserver", "kube-controller-manager")
 VLLM = "0.32.0"
 HELM = "3.22.0"
+KREW = "0.4.4"
 #: Go modules that carry CRDs, with the folder that they are in.
 CRDS = {
     "gateway-api": ("sigs.k8s.io/gateway-api", "v1.6.3", "config/crd/standard"),
@@ -57,6 +58,11 @@ def helm_folder() -> Path:
     return cache() / f"helm-{HELM}"
 
 
+def krew_folder() -> Path:
+    """Where krew of our version is kept once built."""
+    return cache() / f"krew-{KREW}"
+
+
 def crds_folder(name: str) -> Path:
     """Where the CRDs of another project (a key of `CRDS`) are kept."""
     return cache() / f"crds-{name}-{CRDS[name][1]}"
@@ -73,11 +79,11 @@ def need_crds(name: str) -> list[Path]:
 def find(name: str) -> Path | None:
     """The program `name`, or None: from `KUBEBUILDER_ASSETS`, the cache, or (what we need not build) the PATH."""
     assets = os.environ.get("KUBEBUILDER_ASSETS")
-    folders = ([Path(assets)] if assets else []) + [kubernetes_folder(), helm_folder()]
+    folders = ([Path(assets)] if assets else []) + [kubernetes_folder(), helm_folder(), krew_folder()]
     for folder in folders:
         if os.access(folder / name, os.X_OK):
             return folder / name
-    on_path = None if name in (*BUILT, "helm") else shutil.which(name)
+    on_path = None if name in (*BUILT, "helm", "krew") else shutil.which(name)
     return Path(on_path) if on_path else None
 
 
@@ -85,7 +91,7 @@ def need(name: str) -> Path:
     """The program `name`, or `Missing` with the command that gets it."""
     program = find(name)
     if program is None:
-        bed = "chart" if name == "helm" else "kube"
+        bed = "chart" if name in ("helm", "krew") else "kube"
         raise Missing(f"{name} is not on this machine. Get it with `python -m tests.testbeds.install {bed}`.")
     return program
 
