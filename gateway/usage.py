@@ -29,7 +29,8 @@ def tokens(first: bytes, last: Sequence[bytes] | None) -> tuple[int, int]:
     at = end.rfind(_NAME, -_LAST if last is None else 0)
     found = _OF_VLLM.match(end, at) if at >= 0 else None
     if found is not None:
-        return int(found[1]), int(found[2])
+        prompt_digits, completion_digits = found.groups()
+        return int(prompt_digits), int(completion_digits)
     at = _find(end, len(end))
     if at < 0:
         return 0, 0
