@@ -19,6 +19,7 @@ from tests.testbeds.programs import Missing, need, skip_or_fail
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
 NEEDS_PODS = re.compile(r"helm test |kubectl greenthread ")
+LEAVES = re.compile(r"helm uninstall |kubectl delete ")
 KUSTOMIZE = re.compile(r"kubectl apply --server-side -k ")
 
 
@@ -53,8 +54,9 @@ def typed(api: RealApi, command: str) -> str:
 
 def test_with_helm(cluster: RealApi) -> None:
     wanted = [command for command in commands() if not KUSTOMIZE.match(command)]
+    wanted.sort(key=lambda command: bool(LEAVES.match(command)))  # the page goes on after it told how to leave
     assert [command.split()[1] for command in wanted if command.startswith("helm")] == [
-        "install", "upgrade", "upgrade", "uninstall"
+        "install", "upgrade", "upgrade", "upgrade", "uninstall"
     ]  # fmt: skip
     for command in wanted:
         typed(cluster, command)
