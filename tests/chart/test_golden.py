@@ -81,6 +81,7 @@ ROWS = {
             f"vllm.image=registry.example/vllm@{DIGEST}",
         )
     ),
+    "engines-that-leave-the-gpu": Row(("vllm.sleepBackend=greenthread,vllm.checkpoint=true",)),
     "autoscaling": Row(("apiserver.autoscaling.enabled=true,apiserver.autoscaling.maxReplicas=30",)),
     "one-of-each": Row(("controller.replicas=1,apiserver.replicas=1,apiserver.podDisruptionBudget=false",)),
     "default-runtime-and-no-store": Row(("vllm.runtimeClassName=,storage.modelsPath=,vllm.runAsUser=null",)),

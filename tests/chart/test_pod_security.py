@@ -26,7 +26,8 @@ MEETS = {
     "greenthread-agent": "privileged",  # the host's process numbers
     "model": "privileged",  # the host path of the model store
     "model-without-a-store": "baseline",  # what the engine's image wants to be and to do
-    "sidecar": "restricted",  # of a model pod the container that is ours
+    "sidecar": "restricted",  # of a model pod the containers that are ours
+    "plugin": "restricted",
 }
 MODEL = Model.from_object({"metadata": {"name": "m", "namespace": "team-a"}, "spec": {"modelName": "org/m"}})
 
@@ -40,6 +41,10 @@ def pods() -> dict[str, Any]:
     for name, store in (("model", "/mnt/models"), ("model-without-a-store", "")):
         settings = PodSettings(models_path=store, runtime_class="nvidia", service_account="greenthread-sidecar")
         found[name] = make_pod(MODEL, settings, 0, Placement("node-a", (0,)))["spec"]
+    settings = PodSettings(sleep_backend="greenthread", checkpoint=True)
+    [plugin] = make_pod(MODEL, settings, 0, Placement("node-a", (0,)))["spec"]["initContainers"]
+    volumes = [{"name": mount["name"], "emptyDir": {}} for mount in plugin["volumeMounts"]]
+    found["plugin"] = {"containers": [plugin], "volumes": volumes}
     model = found["model"]
     run = [volume for volume in model["volumes"] if volume["name"] == "run"]
     found["sidecar"] = {

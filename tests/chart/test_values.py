@@ -94,6 +94,8 @@ def test_every_value_is_documented_and_in_the_schema() -> None:
         ("image.registry=", "at '/image/registry': minLength: got 0, want 1"),
         ("controller.logLevel=verbose", "value must be one of 'debug', 'info', 'warning', 'error'"),
         ("agent.nodeSelector=gpu", "at '/agent/nodeSelector': got string, want object"),
+        ("vllm.sleepBackend=disk", "at '/vllm/sleepBackend': value must be one of 'cumem', 'greenthread'"),
+        ("vllm.checkpoint=maybe", "at '/vllm/checkpoint': got string, want boolean"),
         ("vllm.runAsUser=root", "at '/vllm/runAsUser': got string, want null or integer"),
         ("modelNamespaces=team-a", "at '/modelNamespaces': got string, want array"),
         ("sidecar.heartbeat=10", "at '/sidecar/heartbeat': got number, want string"),
