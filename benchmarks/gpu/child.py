@@ -20,15 +20,19 @@ def run(letter: str, path: Path, seconds: float, given: Mapping[str, Any]) -> in
     clock = Clock(time.monotonic() + seconds)
     board = Board(path, letter)
     board.load()
+    old = {"cases": board.cases} if board.cases else {}
     try:
         module = importlib.import_module(f"benchmarks.gpu.{PARTS[letter].module}")
         board.run(module.cases(options, clock, board.notes), clock)
     except Skip as reason:
-        write(path, {"part": letter, "skipped": str(reason)})
+        write(path, {**old, "part": letter, "skipped": str(reason)})
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in ("benchmarks", "vllm_sleep"):
             raise
-        write(path, {"part": letter, "skipped": f"{error.name} is not installed in {sys.executable} (see --python)"})
+        write(
+            path,
+            {**old, "part": letter, "skipped": f"{error.name} is not installed in {sys.executable} (see --python)"},
+        )
     return 0
 
 

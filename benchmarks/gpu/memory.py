@@ -48,13 +48,11 @@ def cases(options: Options, clock: Clock, notes: Row) -> list[Case]:
     notes["compile_fingerprint_s"] = bench.compile()
     notes["transparent_huge_pages"] = _read("/sys/kernel/mm/transparent_hugepage/enabled")
     notes["cpus_near_the_gpu"] = len(bench.gpu.cpus())
-    found = [Case(name, 20 + 1.5 * size, partial(bench.size, size)) for name, size in SIZES.items() if size < 40]
-    found += [
+    found = [Case(name, 20 + 1.2 * size, partial(bench.size, size)) for name, size in SIZES.items()]
+    return [
+        *found,
         Case("14 GB, by streams", 25, lambda: bench.streams(14)),
-        Case("14 GB, pages of 4 KiB", 30, lambda: bench.size(14, SmallPages)),
-    ]
-    return found + [
-        Case(name, 20 + 1.2 * size, partial(bench.size, size)) for name, size in SIZES.items() if size >= 40
+        Case("14 GB, pages of 4 KiB", 45, lambda: bench.size(14, SmallPages, samples=6)),
     ]
 
 
@@ -109,7 +107,7 @@ class Bench:
         self.gpu.release(block)
         return round(took, 3)
 
-    def size(self, size: int, pages: type[Region] = Region) -> Row:
+    def size(self, size: int, pages: type[Region] = Region, samples: int = 0) -> Row:
         """First sleeps, sleeps and wakes of weights of that many GB."""
         total = size * GB // self._options.shrink
         room = self._room()
@@ -138,7 +136,7 @@ class Bench:
                 row["take_host_memory_s"] = round(time.perf_counter() - began, 3)
                 row["first_sleep_host_memory_taken"] = self._first(path, blocks)
                 row["second_wake"] = self._woken(path, blocks, weights, sums)
-                row |= self._cycles(path, blocks, weights, sums, SAMPLES[size])
+                row |= self._cycles(path, blocks, weights, sums, samples or SAMPLES[size])
                 row |= self._changed(path, blocks, weights)
             return row
 

@@ -8,12 +8,14 @@ import os
 import platform
 import sys
 from collections.abc import Collection
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from benchmarks.gpu.part import Skip
 
 MODULE = "GREENTHREAD_NVML"
 """Environment variable: a module with pynvml's functions in its place."""
+SOFTWARE = ("torch", "triton", "cuda-bindings", "nvidia-ml-py", "vllm")
 _NVML = ("pynvml", "vllm.third_party.pynvml")
 
 
@@ -87,7 +89,15 @@ class Nvml:
                 "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
                 "kernel": platform.release(),
             },
+            "software": {"python": platform.python_version()} | {name: _version(name) for name in SOFTWARE},
         }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 if __name__ == "__main__":

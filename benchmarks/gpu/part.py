@@ -30,8 +30,8 @@ PARTS = {
     for part in (
         Part("a", "link", "pinned copies between host and device", True, 45),
         Part("b", "memory", "the memory path alone", True, 220),
-        Part("c", "checkpoint", "the driver's checkpoint of a process", True, 120),
-        Part("d", "disk", "a wake from disk", True, 80),
+        Part("c", "checkpoint", "the driver's checkpoint of a process", True, 130),
+        Part("d", "disk", "a wake from disk", True, 70),
         Part("e", "engine", "vllm serve: sleep, wake, first token", False, 300),
         Part("f", "swap", "two models swapped by requests under greenthread up", False, 300),
     )

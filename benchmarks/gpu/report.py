@@ -14,6 +14,8 @@ Row = dict[str, Any]
 Results = Mapping[str, Row]
 
 OURS = "ours"
+MOST = 8
+"""Values of a series that are shown to people."""
 SAME = ("same_content", "changed_bit_came_back", "replays_right", "same_answer")
 STEADY = 0.05
 """Of latency or memory, between the second and the last quarter of the cycles."""
@@ -107,8 +109,6 @@ def _lines(row: Row) -> Iterator[str]:
     for name, value in row.items():
         if isinstance(value, dict):
             yield f"{name}: " + ", ".join(f"{key} {_short(inner)}" for key, inner in value.items())
-        elif isinstance(value, list) and len(value) > 8:
-            continue  # a series: the JSON has it
         else:
             flat[name] = value
     if flat:
@@ -118,4 +118,6 @@ def _lines(row: Row) -> Iterator[str]:
 def _short(value: Any) -> str:
     if isinstance(value, dict):
         return "(" + ", ".join(f"{key} {_short(inner)}" for key, inner in value.items()) + ")"
+    if isinstance(value, list) and len(value) > MOST:
+        return f"[{len(value)} values]"  # the JSON has them
     return f"{value:g}" if isinstance(value, float) else str(value)

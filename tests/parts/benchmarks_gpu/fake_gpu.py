@@ -14,6 +14,7 @@ import hashlib
 import mmap
 import os
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ from vllm_sleep.memory import DeviceError, OutOfDeviceMemory
 
 FOLDER = "FAKE_GPU_FOLDER"
 FAULT = "FAKE_GPU_FAULT"
-"""Environment variable: `content` loses a byte of every wake's copies, `checkpoint` refuses to checkpoint."""
+"""Environment variable: `content` loses a byte of every wake's copies, `checkpoint` refuses to checkpoint, `hang` never
+ends a copy."""
 TOTAL = 16 * 2**20
 PAGE = 2**16
 CONTEXT = 2**20
@@ -138,6 +140,8 @@ class FakeGpu:
         ctypes.memmove(address, host, size)
         if os.environ.get(FAULT) == "content":
             ctypes.memset(address, 0x55, 1)
+        if os.environ.get(FAULT) == "hang":
+            time.sleep(3600)
 
     def wait(self, stream: int) -> None:
         pass

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.gpu import __main__
 from benchmarks.gpu.checkpoint import ASLEEP
+from benchmarks.gpu.part import Part, read, write
 from tests.parts.benchmarks_gpu.fake_gpu import CONTEXT, FAULT, FOLDER
 
 ROOT = Path(__file__).parents[3]
@@ -59,6 +61,7 @@ def test_what_torch_and_cuda_alone_can_measure_is_measured_once(tmp_path: Path) 
     arguments = ("--out", str(out), "--parts", "a,b,c", *SMALL)
     run = Run(*arguments, folder=folder)
     assert run.status == 0, run.said
+    assert run.result["gpu"]["name"] == "Fake GPU"
     assert all(part["done"] for part in run.result["parts"].values())
     rows = [(name, row) for part in run.result["parts"].values() for name, row in part["cases"].items()]
     assert len(rows) == 22 + 6 + 6
@@ -122,6 +125,26 @@ def test_what_the_driver_refuses_is_told_and_tried_again(tmp_path: Path) -> None
     later = Run(*arguments, folder=tmp_path / "gpu")
     assert later.status == 0
     assert later.case("c", "0 GB")["asleep_bytes"] == 0
+
+
+def test_a_part_that_hangs_is_ended_and_what_it_had_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gpu").mkdir()
+    for name in ("GREENTHREAD_BENCH_GPU", "GREENTHREAD_NVML"):
+        monkeypatch.setenv(name, FAKE)
+    monkeypatch.setenv(FOLDER, str(tmp_path / "gpu"))
+    monkeypatch.setenv(FAULT, "hang")
+    monkeypatch.setattr(__main__, "PATIENCE", -22.0)
+    write(tmp_path / "a.json", {"part": "a", "cases": {"1 MiB x 1": {"h2d_gb_s": 7.0}}, "cut": True})
+    part = Part("a", "link", "", True, 25.0)  # its first case wants 15 s, of which it gets 3
+    given = __main__.parse(["--parts", "a", *SMALL])
+    result = __main__.measured(part, tmp_path, given, sys.executable)
+    assert result["cut"] is True
+    assert "did not end by itself" in result["stopped"]
+    assert result["cases"] == {"1 MiB x 1": {"h2d_gb_s": 7.0}}
+    assert "done" not in read(tmp_path / "a.json")
+    processes = [file for file in (tmp_path / "gpu").iterdir() if file.name.isdigit()]
+    assert processes
+    assert not [file for file in processes if Path(f"/proc/{file.name}").exists()]
 
 
 def test_an_unknown_part_is_refused() -> None:
