@@ -70,7 +70,7 @@ def python_with_torch() -> str:
     """Ours, or the one that `vllm` on the PATH runs with; ours again where neither is there, which then says so."""
     vllm = shutil.which("vllm")
     if importlib.util.find_spec("torch") is None and vllm is not None:
-        beside = Path(vllm).with_name("python")
+        beside = Path(vllm).resolve().with_name("python")
         if beside.exists():
             return str(beside)
     return sys.executable

@@ -56,6 +56,9 @@ class Gpu(Protocol):
     def plain(self, size: int) -> Callable[[], int]:
         """Ordinary memory of torch, which no sleep knows; a call sums it up."""
 
+    def host_alloc(self, size: int) -> int:
+        """The address of host memory that the driver itself took and pinned; until the process ends."""
+
     def settle(self) -> None:
         """All work is done, and memory that torch keeps for later is given back."""
 
@@ -168,6 +171,7 @@ class CudaGpu:
         self.allocate, self.release = self._memory.allocate, self._memory.release
         self.total = int(torch.cuda.mem_get_info(0)[1])
         self._odd: Any = None
+        self._host: Any = None
 
     def free(self) -> int:
         return int(self._torch.cuda.mem_get_info(0)[0])
@@ -239,6 +243,10 @@ class CudaGpu:
         for tensor in held:
             tensor.random_()
         return lambda: sum(int(tensor.sum()) for tensor in held)
+
+    def host_alloc(self, size: int) -> int:
+        self._host = self._torch.empty(size, dtype=self._torch.uint8, pin_memory=True)
+        return int(self._host.data_ptr())
 
     def settle(self) -> None:
         self._odd = None

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
 
 from benchmarks.gpu.device import Gpu, open_gpu
 from benchmarks.gpu.part import Case, Clock, Options, Row
 from benchmarks.gpu.stats import GIB, rate
 from vllm_sleep.host import Region
-from vllm_sleep.memory import Block, Device, settled
+from vllm_sleep.memory import Block, settled
 
 MIB = 2**20
 CHUNKS = (1, 4, 16, 64, 256)
@@ -23,74 +20,71 @@ H2D, D2H = "h2d_gb_s", "d2h_gb_s"
 
 
 def cases(options: Options, clock: Clock, notes: Row) -> list[Case]:
-    gpu = open_gpu()
-    notes["of"] = f"{SIZE // options.shrink} bytes, best of {ROUNDS}; ceiling: one copy of them all"
-    rig = Rig(gpu, SIZE // options.shrink)
+    rig = Rig(open_gpu(), SIZE // options.shrink)
+    notes["of"] = f"{rig.size} bytes, best of {ROUNDS}; ceiling: one copy of them all"
 
-    def one(chunk: int, streams: int) -> Row:
-        with rig.ready():
-            return {way: rig.best(way, chunk, streams) for way in (H2D, D2H)}
+    def cell(chunk: int, streams: int) -> Row:
+        return rig.both(rig.registered, max(chunk * MIB // options.shrink, 4096), streams)
 
     grid = [(chunk, streams) for chunk in CHUNKS for streams in STREAMS]
     return [
-        Case("ceiling", 15, lambda: one(rig.size, 1)),
-        *(
-            Case(f"{chunk} MiB x {streams}", 2, partial(one, max(chunk * MIB // options.shrink, 4096), streams))
-            for chunk, streams in grid
-        ),
-        Case("pageable", 5, lambda: pageable(gpu, rig.size)),
+        Case("ceiling", 15, lambda: rig.both(rig.registered, rig.size, 1)),
+        Case("ceiling, host memory of the driver", 10, lambda: rig.both(rig.allocated, rig.size, 1)),
+        *(Case(f"{chunk} MiB x {streams}", 2, partial(cell, chunk, streams)) for chunk, streams in grid),
+        Case("pageable", 5, lambda: {H2D: rig.best(H2D, rig.pageable, rig.size, 1)}),
     ]
 
 
 class Rig:
-    """A pinned region and a block of the device, made at the first use."""
+    """A block of the device and kinds of host memory, each made at its first use. Host memory is known by address."""
 
     def __init__(self, gpu: Gpu, size: int) -> None:
         self._gpu, self.size = gpu, size
-        self._device: Device = gpu.device()
-        self._made: tuple[Region, Block] | None = None
+        self._device = gpu.device()
+        self._regions: list[Region] = []
 
-    @contextmanager
-    def ready(self) -> Iterator[None]:
-        if self._made is None:
-            region = Region(self.size)
-            region.populate(self._gpu.cpus())
-            self._device.pin(region.address, region.size)
-            self._made = (region, self._gpu.allocate(self.size, "weights"))
-        yield
+    @cached_property
+    def registered(self) -> int:
+        """Pinned as the memory path does it."""
+        address = self.pageable
+        self._device.pin(address, self._regions[-1].size)
+        return address
 
-    def best(self, way: str, chunk: int, streams: int) -> float:
+    @cached_property
+    def allocated(self) -> int:
+        """By cudaHostAlloc."""
+        return self._gpu.host_alloc(self.size)
+
+    @property
+    def pageable(self) -> int:
+        """Not pinned: what the pinning is worth."""
+        region = Region(self.size)
+        region.populate(self._gpu.cpus())
+        self._regions.append(region)
+        return region.address
+
+    @cached_property
+    def _block(self) -> Block:
+        return self._gpu.allocate(self.size, "weights")
+
+    def both(self, host: int, chunk: int, streams: int) -> Row:
+        return {way: self.best(way, host, chunk, streams) for way in (H2D, D2H)}
+
+    def best(self, way: str, host: int, chunk: int, streams: int) -> float:
         """GB/s."""
-        assert self._made is not None
-        region, block = self._made
         self._device.streams = streams
-        self._copy(way, region, block, chunk, streams)  # makes the streams
-        return max(rate(self.size, self._copy(way, region, block, chunk, streams)) for _ in range(ROUNDS))
+        self._copy(way, host, chunk, streams)  # makes the streams
+        return max(rate(self.size, self._copy(way, host, chunk, streams)) for _ in range(ROUNDS))
 
-    def _copy(self, way: str, region: Any, block: Block, chunk: int, streams: int) -> float:
+    def _copy(self, way: str, host: int, chunk: int, streams: int) -> float:
+        """Seconds."""
+        block = self._block
         began = time.perf_counter()
         with settled(self._device):
             for number, start in enumerate(range(0, self.size, chunk)):
                 size = min(chunk, self.size - start)
-                host, device = region.address + start, block.address + start
                 if way == H2D:
-                    self._device.load(device, host, size, number % streams)
+                    self._device.load(block.address + start, host + start, size, number % streams)
                 else:
-                    self._device.fetch(host, device, size, number % streams)
+                    self._device.fetch(host + start, block.address + start, size, number % streams)
         return time.perf_counter() - began
-
-
-def pageable(gpu: Gpu, size: int) -> Row:
-    """From memory that is not pinned: what the pinning is worth."""
-    device, block, region = gpu.device(), gpu.allocate(size, "weights"), Region(size)
-    try:
-        region.populate(gpu.cpus())
-        device.load(block.address, region.address, size, 0)
-        device.wait(0)
-        began = time.perf_counter()
-        device.load(block.address, region.address, size, 0)
-        device.wait(0)
-        return {H2D: rate(size, time.perf_counter() - began)}
-    finally:
-        gpu.release(block)
-        region.close()

@@ -53,6 +53,8 @@ def cases(options: Options, clock: Clock, notes: Row) -> list[Case]:
 
     def measure(name: str, arguments: Sequence[str]) -> Row:
         make_model(vllm, size, folder)
+        # the launcher's `python3` has to be vLLM's
+        os.environ["PATH"] = os.pathsep.join([str(Path(vllm.python).parent), os.environ["PATH"]])
         return swap(str(folder), options.work / f"up-{name}", nvml, clock, arguments)
 
     return [Case(name, 200, partial(measure, name, arguments)) for name, arguments in WAYS.items()]

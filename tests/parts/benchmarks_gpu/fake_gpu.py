@@ -101,6 +101,12 @@ class FakeGpu:
         self._count()
         return lambda: size
 
+    def host_alloc(self, size: int) -> int:
+        self._host = mmap.mmap(-1, size)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(self._host))
+        self._pinned[address] = size
+        return address
+
     def settle(self) -> None:
         pass
 

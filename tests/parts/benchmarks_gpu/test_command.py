@@ -64,7 +64,7 @@ def test_what_torch_and_cuda_alone_can_measure_is_measured_once(tmp_path: Path) 
     assert run.result["gpu"]["name"] == "Fake GPU"
     assert all(part["done"] for part in run.result["parts"].values())
     rows = [(name, row) for part in run.result["parts"].values() for name, row in part["cases"].items()]
-    assert len(rows) == 22 + 6 + 6
+    assert len(rows) == 23 + 6 + 6
     assert not [name for name, row in rows if "left_out" in row or "error" in row or "cut" in row]
 
     assert run.case("a", "64 MiB x 4")["h2d_gb_s"] > 0
@@ -87,6 +87,7 @@ def test_what_torch_and_cuda_alone_can_measure_is_measured_once(tmp_path: Path) 
     assert run.target("bytes by NVML after the checkpoint") | {"measured": 0, "met": True} == run.target(
         "bytes by NVML after the checkpoint"
     )
+    assert run.case("a", "ceiling, host memory of the driver")["d2h_gb_s"] > 0
     share = memory["wake_gb_s"] / run.case("a", "ceiling")["h2d_gb_s"]
     assert run.target("share of pinned H2D")["measured"] <= round(share, 3)
     assert run.target("wake from disk")["met"] is None
