@@ -213,6 +213,12 @@ def test_a_cluster_is_installed_asked_upgraded_and_cleared(release: Release) -> 
     paths = [match["path"]["value"] for rule in route["rules"] for match in rule["matches"]]
     assert paths == [f"/{NAMESPACE}/llama/v1", f"/{NAMESPACE}/llama/v2", "/llama/v1", "/llama/v2"]
 
+    # the API server would reach a pod at its container port, which on one machine it does not listen on
+    address = backend(api, NAMESPACE, "greenthread-apiserver", 80)
+    doctor = [sys.executable, "-m", "kubectl_greenthread.main", "doctor", "-n", NAMESPACE, "--url", address]
+    told = subprocess.run(doctor, env={**os.environ, "KUBECONFIG": str(api.kubeconfig)}, capture_output=True, text=True)
+    assert told.returncode == 0, told.stdout + told.stderr
+
     api.kubectl("scale", "deployment/greenthread-apiserver", "-n", NAMESPACE, "--replicas=0")
     gone = "app.kubernetes.io/component=gateway"
     release.wait("--for=delete", "pods", "-l", gone)
