@@ -124,13 +124,13 @@ class Bench:
             }
             sums = self._sums(weights)
             if size < 40:  # twice the time of the largest is too much
-                with self._path(pages, blocks) as (path, store):
+                with self._path(pages) as (path, store):
                     row["first_sleep"] = self._first(path, blocks)
                     row["first_wake"] = self._woken(path, blocks, weights, sums)
                     began = time.perf_counter()
                     store.clear()
                     row["give_back_s"] = round(time.perf_counter() - began, 3)
-            with self._path(pages, blocks) as (path, store):
+            with self._path(pages) as (path, store):
                 began = time.perf_counter()
                 store.reserve(sum(block.size for block in weights))
                 row["take_host_memory_s"] = round(time.perf_counter() - began, 3)
@@ -145,7 +145,7 @@ class Bench:
         total = size * GB // self._options.shrink
         row: Row = {"wakes": {}}
         usual = self.device.streams
-        with self._blocks(total) as (weights, blocks), self._path(Region, blocks) as (path, _):
+        with self._blocks(total) as (weights, blocks), self._path(Region) as (path, _):
             seconds: dict[int, list[float]] = {count: [] for count in STREAMS}
             path.sleep(blocks, KEEP, "host")
             try:
@@ -169,7 +169,7 @@ class Bench:
         return self._options.host_memory if self._options.host_memory is not None else host.available()
 
     @contextmanager
-    def _path(self, pages: type[Region], blocks: Sequence[Block]) -> Iterator[tuple[MemoryPath, HostMemory]]:
+    def _path(self, pages: type[Region]) -> Iterator[tuple[MemoryPath, HostMemory]]:
         """A memory path with nothing saved; at the end its host memory is given back."""
         given = self._options.host_memory
         store = HostMemory(self.gpu.cpus(), host.available if given is None else lambda: given - store.size, pages)
