@@ -76,6 +76,20 @@ def test_a_block_at_an_address_used_before_is_saved_anew(engine: Engine, store: 
     assert engine.contents() == was
 
 
+def test_a_piece_may_lie_across_two_regions(engine: Engine) -> None:
+    engine.add(100)  # so that pieces do not end where regions do
+    engine.sleep("host")
+    engine.wake()
+    for size in (9000, 5000):
+        regions = len(engine.device.host)
+        engine.add(size)
+        was = engine.contents()
+        engine.sleep("host")
+        assert len(engine.device.host) == regions + 1
+        engine.wake()
+        assert engine.contents() == was
+
+
 def test_the_copy_of_the_other_store_is_given_back(engine: Engine) -> None:
     engine.add(5000)
     engine.sleep("host")
@@ -241,16 +255,19 @@ def test_what_is_kept_now_and_then_takes_its_room_once(engine: Engine) -> None:
 
 def test_room_of_what_went_while_others_slept_is_given_back_later(engine: Engine) -> None:
     engine.add(PAGE)
+    was = engine.contents()
     engine.add(PAGE, "runtime")
     engine.sleep("host")
     engine.wake(())
     runtime = engine.blocks.pop()
     engine.device.free(runtime)
     engine.sleep("host")
-    engine.wake()
+    assert engine.wake() == PAGE, "what slept on is still held"
+    assert engine.contents() == was
     engine.sleep("host")
     assert engine.host.size == PAGE
     engine.wake()
+    assert engine.contents() == was
 
 
 @BOTH

@@ -8,5 +8,5 @@ from tests.unit.vllm_sleep.machine import Sleeping
 
 TestSleeping = Sleeping.TestCase
 TestSleeping.settings = settings(
-    max_examples=60, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=100, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
 )
