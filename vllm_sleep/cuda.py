@@ -38,7 +38,7 @@ class CudaDevice:
 
     def fingerprints(self, spans: Sequence[tuple[int, int]]) -> list[int]:
         with torch.cuda.device(self.index):
-            return fingerprints([torch.as_tensor(_Span(*span), device="cuda") for span in spans], "cuda")
+            return fingerprints(spans, "cuda")
 
     def fetch(self, host: int, address: int, size: int, stream: int) -> None:
         self._copy(host, address, size, runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost, stream)
@@ -75,39 +75,35 @@ class CudaDevice:
         _done("cudaSetDevice", runtime.cudaSetDevice(self.index))  # it is the thread's, not the process's
 
 
-def fingerprints(tensors: Sequence[torch.Tensor], device: str) -> list[int]:
-    """A number for the content of each 64-bit integer tensor on the device."""
-    sums = torch.zeros(len(tensors), dtype=torch.int64, device=device)
-    for number, words in enumerate(tensors):
-        count = words.numel()
-        _mix[(triton.cdiv(count, _WORDS),)](words, sums[number:], count, BLOCK=_WORDS)
+def fingerprints(spans: Sequence[tuple[int, int]], device: str) -> list[int]:
+    """A number for the content of each (address, size) on the device, all by one launch: pieces are many."""
+    if not spans:
+        return []
+    if any(size % 8 for _, size in spans):
+        raise DeviceError("an allocation of no whole words: CUDA gives multiples of its page")
+    addresses = torch.tensor([address for address, _ in spans], dtype=torch.int64, device=device)
+    counts = torch.tensor([size // 8 for _, size in spans], dtype=torch.int64, device=device)
+    sums = torch.zeros_like(counts)
+    longest = max(size // 8 for _, size in spans)
+    _mix[(triton.cdiv(longest, _WORDS), len(spans))](addresses, counts, sums, BLOCK=_WORDS)
     return [int(value) for value in sums.tolist()]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _mix(words, sums, count, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _mix(addresses, counts, sums, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     # every word with its place through the finalizer of MurmurHash3 (Appleby, 2011, public domain), then all added up
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < count
-    x = tl.load(words + at, mask=inside, other=0) + at * 0x9E3779B97F4A7C1
-    x = (x ^ ((x >> 33) & 0x7FFFFFFF)) * -0xAE502812AA7333
-    x = (x ^ ((x >> 33) & 0x7FFFFFFF)) * -0x3B314601E57A13AD
-    x = x ^ ((x >> 33) & 0x7FFFFFFF)
-    tl.atomic_add(sums, tl.sum(tl.where(inside, x, 0), axis=0))
-
-
-class _Span:
-    """Device memory as torch reads it: 64-bit words from an address on."""
-
-    def __init__(self, address: int, size: int) -> None:
-        if size % 8:
-            raise DeviceError(f"an allocation of {size} bytes: CUDA gives multiples of its page")
-        self.__cuda_array_interface__ = {
-            "shape": (size // 8,),
-            "typestr": "<i8",
-            "data": (address, False),
-            "version": 3,
-        }
+    span = tl.program_id(1)
+    count = tl.load(counts + span)
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    if start < count:
+        words = tl.load(addresses + span).to(tl.pointer_type(tl.int64))
+        at = start + tl.arange(0, BLOCK)
+        inside = at < count
+        x = tl.load(words + at, mask=inside, other=0) + at * 0x9E3779B97F4A7C1
+        x = (x ^ ((x >> 33) & 0x7FFFFFFF)) * -0xAE502812AA7333
+        x = (x ^ ((x >> 33) & 0x7FFFFFFF)) * -0x3B314601E57A13AD
+        x = x ^ ((x >> 33) & 0x7FFFFFFF)
+        tl.atomic_add(sums + span, tl.sum(tl.where(inside, x, 0), axis=0))
 
 
 def _done(name: str, result: tuple[Any, ...]) -> Any:

@@ -254,6 +254,16 @@ class CudaGpu:
         self._torch.cuda.empty_cache()
 
     def _words(self, block: Block) -> Any:
-        from vllm_sleep.cuda import _Span
-
         return self._torch.as_tensor(_Span(block.address, block.size), device="cuda")
+
+
+class _Span:
+    """Device memory as torch reads it: 64-bit words from an address on."""
+
+    def __init__(self, address: int, size: int) -> None:
+        self.__cuda_array_interface__ = {
+            "shape": (size // 8,),
+            "typestr": "<i8",
+            "data": (address, False),
+            "version": 3,
+        }
