@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -108,15 +109,17 @@ class GreenThreadBackend(CuMemBackend):  # type: ignore[misc]
 
 
 _host: HostMemory | None = None
+_making = threading.Lock()
 
 
 def host_memory(index: int) -> HostMemory:
     """This process's pinned memory, one for the device that it works on."""
     global _host
-    if _host is None:
-        device = CudaDevice(index, _map, _unmap)
-        _host = HostMemory(cpus_near(device.pci_address()))
-    return _host
+    with _making:
+        if _host is None:
+            device = CudaDevice(index, _map, _unmap)
+            _host = HostMemory(cpus_near(device.pci_address()))
+        return _host
 
 
 def take_host_memory() -> bool:
