@@ -448,7 +448,7 @@ class Lifecycle:
         if reason.why is Why.STOPPED or self._died:
             await self._engine.kill()
         else:
-            rest = await self._rest_engine(record)
+            rest = await self._rest_engine()
         record.steps = {"drain": sleeping - draining, "engine": _loop_time() - sleeping}
         self._became_serving_at = None
         self._wants.boot_ready = rest is Rest.ASLEEP  # before the write: an engine that dies meanwhile must boot
@@ -456,6 +456,8 @@ class Lifecycle:
         await self._insist(lambda: self._claims.release(released))
         self._metrics.set_reserved(0)
         record.total = _loop_time() - began
+        if rest is Rest.ASLEEP:
+            record.left = await self._left_behind()  # after the write that others wait for
         self._metrics.sleep_duration.observe(record.total)
         if reason.why in (Why.PREEMPTED, Why.YIELDED):
             self._metrics.preempted.inc()
@@ -481,18 +483,27 @@ class Lifecycle:
                 break
             await self._wait(deadline - _loop_time())
 
-    async def _rest_engine(self, record: Record | None = None) -> Rest:
+    async def _rest_engine(self) -> Rest:
         """Puts the engine to sleep, or kills it when it does not obey. Its memory is free on return."""
         try:
             await self._engine.sleep()
-            left = await self._engine.left_behind()
-            if record is not None:
-                record.left = left
         except EngineError as error:
-            self._recorder.event("EngineRestarted", f"the engine does not sleep as it should: {error}", warning=True)
-            await self._engine.kill()
+            await self._start_afresh(f"the engine does not sleep: {error}")
             return Rest.ABSENT
         return Rest.ABSENT if self._died else Rest.ASLEEP
+
+    async def _left_behind(self) -> int | None:
+        """Bytes that the sleeping engine still holds; one that leaks is killed, and boots again."""
+        try:
+            return await self._engine.left_behind()
+        except EngineError as error:
+            self._wants.boot_ready = False
+            await self._start_afresh(str(error))
+            return None
+
+    async def _start_afresh(self, why: str) -> None:
+        self._recorder.event("EngineRestarted", why, warning=True)
+        await self._engine.kill()
 
     # -- helpers ----------------------------------------------------------------------------------------------------
 

@@ -77,8 +77,7 @@ class ProcessEngine:
 
     async def left_behind(self) -> int | None:
         """What an engine leaves grows with nothing but leaks, so each process's first sleep is the measure."""
-        pids = self._process.family()
-        by_process = await self._memory.used_by(pids) if pids else [0]
+        by_process = await self._memory.used_by(self._process.owns) if self._process.pid is not None else [0]
         if by_process is None:
             return None
         left = max(by_process)
@@ -91,10 +90,9 @@ class ProcessEngine:
         return left
 
     async def memory(self) -> list[int] | None:
-        pids = self._process.family()
-        if not pids:
+        if self._process.pid is None:
             return [0] * len(self._settings.gpu_indices)
-        by_process = await self._memory.used_by(pids)
+        by_process = await self._memory.used_by(self._process.owns)
         if by_process is not None:
             return by_process
         now = await self._memory.used()

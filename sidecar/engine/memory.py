@@ -6,7 +6,7 @@ import asyncio
 import importlib
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from greenthread.gpu import PodRef
@@ -37,9 +37,10 @@ class DeviceMemory:
         """Bytes in use on each device, by anybody."""
         return await asyncio.to_thread(self._used) if self._nvml else None
 
-    async def used_by(self, pids: Iterable[int]) -> list[int] | None:
-        """Bytes that these processes use on each device; None when NVML has never shown one (another namespace)."""
-        return await asyncio.to_thread(self._used_by, frozenset(pids)) if self._nvml else None
+    async def used_by(self, owns: Callable[[int], bool]) -> list[int] | None:
+        """Bytes that the processes whose pids ``owns`` takes use on each device; None when NVML has never shown one
+        (another namespace)."""
+        return await asyncio.to_thread(self._used_by, owns) if self._nvml else None
 
     async def used_by_pod(self, pod: PodRef, other_than: Iterable[int]) -> bool:
         """Whether a process of a pod of this name, ``other_than`` these, still holds memory on a device."""
@@ -52,13 +53,14 @@ class DeviceMemory:
             log.warning("NVML cannot tell the memory in use: %s", error)
             return None
 
-    def _used_by(self, wanted: frozenset[int]) -> list[int] | None:
+    def _used_by(self, owns: Callable[[int], bool]) -> list[int] | None:
         result = []
         try:
             for index in self._indices:
                 processes = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle(index))
-                self._seen = self._seen or any(process.pid in wanted for process in processes)
-                result.append(sum(int(p.usedGpuMemory or 0) for p in processes if p.pid in wanted))
+                own = [process for process in processes if owns(process.pid)]
+                self._seen = self._seen or bool(own)
+                result.append(sum(int(process.usedGpuMemory or 0) for process in own))
         except self._nvml.NVMLError as error:
             log.warning("NVML cannot tell the processes of a device: %s", error)
             return None

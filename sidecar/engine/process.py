@@ -107,6 +107,13 @@ class EngineProcess:
         """Pids of the engine and its descendants."""
         return [] if self._pid is None else [self._pid, *_descendants(self._pid)]
 
+    def owns(self, pid: int) -> bool:
+        """Whether a process is the engine or descends from it: a few reads of /proc, where `family` reads all of it."""
+        while pid > 1 and pid != self._pid:
+            fields = _stat(pid)
+            pid = int(fields[1]) if fields else 0
+        return pid == self._pid
+
     def _say(self, line: str) -> None:
         os.write(self._out, f"{line}\n".encode())
 

@@ -21,9 +21,6 @@ class Alive:
 
     pid = 1
 
-    def family(self) -> list[int]:
-        return []
-
 
 @pytest.mark.parametrize("pinned", [True, False], ids=["pinned", "read-back"])
 @pytest.mark.parametrize("backend", ["cumem", "greenthread"])

@@ -87,8 +87,8 @@ class Memory:
     async def used(self) -> list[int]:
         return [self._machine.used(device) for device in self._devices]
 
-    async def used_by(self, pids: Iterable[int]) -> list[int]:
-        held = [self._machine.held.get(pid, {}) for pid in pids]
+    async def used_by(self, owns: Callable[[int], bool]) -> list[int]:
+        held = [devices for pid, devices in self._machine.held.items() if owns(pid)]
         return [sum(devices.get(device, 0) for devices in held) for device in self._devices]
 
     async def used_by_pod(self, pod: PodRef, other_than: Iterable[int]) -> bool:
@@ -162,6 +162,9 @@ class EngineHost:
 
     def family(self) -> list[int]:
         return [] if self.pid is None else [self.pid]
+
+    def owns(self, pid: int) -> bool:
+        return pid == self.pid
 
     def end(self) -> None:
         """The process is gone, and its memory is free."""

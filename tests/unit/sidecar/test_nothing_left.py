@@ -51,8 +51,8 @@ class Processes:
 
     pid = 7
 
-    def family(self) -> list[int]:
-        return [7, 8]
+    def owns(self, pid: int) -> bool:
+        return True
 
 
 class Memory(DeviceMemory):
@@ -64,7 +64,7 @@ class Memory(DeviceMemory):
     async def used(self) -> list[int] | None:
         return None
 
-    async def used_by(self, pids: Any) -> list[int] | None:
+    async def used_by(self, owns: Any) -> list[int] | None:
         value = next(self._values)
         return None if value is None else [0, value]
 
@@ -231,11 +231,11 @@ def test_processes_that_were_seen_once_and_are_gone_hold_nothing() -> None:
     from tests.unit.sidecar import listed
 
     listed.processes = []
-    assert memory._used_by(frozenset({7})) is None
+    assert memory._used_by({7}.__contains__) is None
     listed.processes = [(7, 5), (9, 3)]
-    assert memory._used_by(frozenset({7})) == [5]
+    assert memory._used_by({7}.__contains__) == [5]
     listed.processes = [(9, 3)]
-    assert memory._used_by(frozenset({7})) == [0]
+    assert memory._used_by({7}.__contains__) == [0]
 
 
 # the sidecar

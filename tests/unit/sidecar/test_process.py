@@ -122,7 +122,10 @@ async def test_descendants_die_with_the_engine(run_dir, container):
     await until(lambda: count(run_dir) == 1)
     child = int((run_dir / "child").read_text())
     assert child in process.family()
+    assert process.owns(child)
+    assert not process.owns(os.getpid())
     await process.kill()
+    assert not process.owns(child)
     assert not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().rpartition(")")[2][:3]
     process.close()
 
