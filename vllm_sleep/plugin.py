@@ -11,6 +11,7 @@ NAME = "greenthread"
 """Of the sleep backend: `--sleep-mode-backend greenthread`."""
 PINNED = "GREENTHREAD_PINNED"
 """Environment variable: 1 takes the host memory for the weights while the engine boots."""
+THREAD = "greenthread-host-memory"
 _LOOK_EVERY, _LOOK_FOR = 0.5, 3600.0  # seconds
 
 
@@ -23,7 +24,12 @@ def register() -> None:
     except ValueError:
         return  # registered already
     if os.environ.get(PINNED) == "1":
-        threading.Thread(target=_take_host_memory, name="greenthread-host-memory", daemon=True).start()
+        _watch()
+        os.register_at_fork(after_in_child=_watch)  # vLLM forks its workers, and does not load plugins there again
+
+
+def _watch() -> None:
+    threading.Thread(target=_take_host_memory, name=THREAD, daemon=True).start()
 
 
 def _take_host_memory() -> None:
