@@ -45,6 +45,9 @@ def images(folder: Folder, simulation: Simulation | None) -> dict[str, Image]:
         path = os.pathsep.join([str(ENGINE_BIN), os.environ.get("PATH", os.defpath)])
         base |= gpus
         engine = gpus | {"PATH": path, "GREENTHREAD_PYTHON": sys.executable}
+    elif vllm := shutil.which("vllm"):
+        # the launcher's `python3` is to be vLLM's own, also where only a link to vLLM is on the PATH
+        engine = {"PATH": os.pathsep.join([os.path.dirname(os.path.realpath(vllm)), os.environ["PATH"]])}
     loopback = {"SIDECAR_HOST": ADDRESS, "GATEWAY_HOST": ADDRESS}
     return {
         "greenthread/controller": _python("controller", base),

@@ -47,8 +47,9 @@ class Size(click.ParamType):  # type: ignore[type-arg]
 @click.option("--gateway-port", type=click.IntRange(1, 65535), help="Port of the models' URL.")
 @click.option("--api-port", type=click.IntRange(1, 65535), help="Port of the Kubernetes API.")
 @click.option("--simulate-gpus", type=click.IntRange(1, 64), metavar="N", help="N simulated GPUs, simulated engines.")
-@click.option("--sleep-backend", type=click.Choice(["cumem", "greenthread"]), help="vLLM's sleep backend; see gpu.md.")
-@click.option("--checkpoint/--no-checkpoint", default=None, help="Take sleeping engines off the GPU altogether.")
+@click.option("--sleep-backend", type=click.Choice(["cumem", "greenthread"]),
+              help="How vLLM sleeps: by its own backend, or by ours, which keeps the weights (vLLM 0.33).")  # fmt: skip
+@click.option("--checkpoint/--no-checkpoint", default=None, help="Take sleeping engines off their GPU altogether.")
 @click.option("--gpu-memory", type=Size(), default="96Gi", show_default=True, help="Memory of each simulated GPU.")
 def command(
     state_dir: Path | None,

@@ -125,3 +125,17 @@ async def test_our_pods_are_accepted_by_the_api(client: AsyncClient) -> None:
     )
     for pod in parts.system_pods(REMEMBERED):
         await client.create(PODS, pod)
+
+
+def test_an_engines_python_is_vllms_own_also_where_a_link_to_vllm_is_on_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As pipx installs it: the launcher around the engine needs what vLLM's environment has."""
+    (tmp_path / "venv").mkdir()
+    (tmp_path / "links").mkdir()
+    program = tmp_path / "venv" / "vllm"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    (tmp_path / "links" / "vllm").symlink_to(program)
+    monkeypatch.setenv("PATH", f"{tmp_path}/links:/usr/bin")
+    assert parts.images(Folder(tmp_path), None)["*"].env["PATH"] == f"{tmp_path}/venv:{tmp_path}/links:/usr/bin"
