@@ -41,7 +41,7 @@ def header(width: int, view: View, moment: Moment, where: str) -> Line:
     else:
         texts = ["actions are off   end: back to now", "end: back to now", ""]
     sign = f"▸ {moment.speed:g}×" if moment.speed else "◂"
-    when = f"{sign} {clock(view, view.now)}"
+    when = f"{sign} {clock(view, moment)}"
     if not moment.replay:
         when += f", {short_duration(moment.age)} ago"
     else:
@@ -58,10 +58,10 @@ def header(width: int, view: View, moment: Moment, where: str) -> Line:
     return line
 
 
-def clock(view: View, moment: datetime) -> str:
-    """Time of day with tenths; with the date if it is not today's."""
-    local, today = moment.astimezone(view.zone), datetime.now(view.zone)
-    date = "" if abs((today.date() - local.date()).days) == 0 else local.strftime("%Y-%m-%d ")
+def clock(view: View, moment: Moment) -> str:
+    """Time of day with tenths; with the date if it is not today's, or of a recording, which may be of any day."""
+    local, today = view.now.astimezone(view.zone), datetime.fromtimestamp(moment.now, view.zone)
+    date = "" if today.date() == local.date() and not moment.replay else local.strftime("%Y-%m-%d ")
     return f"{date}{local:%H:%M:%S}.{local.microsecond // 100_000}"
 
 

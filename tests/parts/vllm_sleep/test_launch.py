@@ -26,6 +26,12 @@ USES_CUDA = "echo RUNNING > $FAKE_DRIVER/$$; "
 WAITS = "exec sleep 60"
 
 
+def _heed_signals() -> None:
+    """Where tests run in the background some are ignored, and a shell cannot trap those."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Launcher:
     """One launcher with its engine."""
 
@@ -40,6 +46,7 @@ class Launcher:
             stdout=self.output,
             stderr=self.errors,
             start_new_session=True,
+            preexec_fn=_heed_signals,
         )
 
     def connect(self) -> socket.socket:
@@ -310,7 +317,7 @@ def test_a_client_that_does_not_wait_for_its_answer_is_no_news(start: Start) -> 
     client = launcher.connect()
     client.sendall(b'{"call": "checkpoint"}\n')
     client.close()
-    until(lambda: driver.state(pids()[0]) == "CHECKPOINTED")
+    until(lambda: [driver.state(pid) for pid in pids()] == ["CHECKPOINTED"])
     assert launcher.call("restore")["processes"] == 1
     launcher.process.terminate()
     assert launcher.end()[1] == ""
