@@ -95,6 +95,8 @@ class Records:
                 record = json.loads(path.read_text())
                 pid, started, boot = int(record["pid"]), int(record["started"]), str(record["boot"])
                 what = str(record["what"])
+            except FileNotFoundError:
+                continue  # the guard of the life before has just seen to it
             except (ValueError, KeyError, TypeError):
                 path.unlink(missing_ok=True)  # half-written: the process was a child of a machine that lost power
                 continue
