@@ -17,8 +17,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from controller.agent.agent import Agent
 from controller.agent.settings import Settings as AgentSettings
 from controller.core import WATCHED, Controller
@@ -37,6 +35,7 @@ from localcluster.api.crds import CRDS
 from localcluster.api.inprocess import InProcess
 from localcluster.api.messages import Request, Response
 from localcluster.api.storage import Store, dumps
+from tests.crds import crds
 from tests.simulation.checks import Checks
 from tests.simulation.clients import GATEWAY_PORT, Ask, ask
 from tests.simulation.loop import Process, SimLoop, context_of
@@ -46,7 +45,6 @@ from tests.simulation.pods import NAMESPACE, NODE, Kubelet, SimPod
 from tests.virtual import START
 
 GIB = 2**30
-CRD_FOLDER = Path(__file__).parents[2] / "manifests" / "crds"
 TOTAL = 100 * GIB
 
 #: Seconds that the parts get to come to rest after the storm.
@@ -67,8 +65,8 @@ def template() -> list[tuple[str, Key, bytes]]:
         assert isinstance(answer, Response), answer
         assert answer.status == 201, answer.body
 
-    for file in sorted(CRD_FOLDER.glob("*.yaml")):
-        create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", yaml.safe_load(file.read_text()))
+    for crd in crds():
+        create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd)
     create("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     create("/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}})
     return [

@@ -8,11 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cache
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from gateway.app import Gateway
 from gateway.settings import Settings
@@ -21,9 +17,9 @@ from greenthread.kube.resources import CRDS, ENDPOINT_SLICES, GPUS, MODELS, NAME
 from localcluster.api.core import Api
 from localcluster.api.inprocess import InProcess
 from localcluster.api.storage import Store
+from tests.crds import crds
 from tests.unit.proxy.harness import Answer, Client, Upstream
 
-MANIFESTS = Path(__file__).parents[3] / "manifests" / "crds"
 SYSTEM = "greenthread-system"
 
 
@@ -190,11 +186,6 @@ def slice_object(model: str, pod: str, port: int, namespace: str = SYSTEM, **con
         ],
         "ports": [{"name": "http", "port": port, "protocol": "TCP"}],
     }
-
-
-@cache
-def crds() -> list[dict[str, Any]]:
-    return [yaml.safe_load(path.read_text()) for path in sorted(MANIFESTS.glob("*.yaml"))]
 
 
 async def install(client: AsyncClient) -> None:

@@ -9,8 +9,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from greenthread.clock import format_time
 from greenthread.kube.blocking import Client
 from greenthread.kube.config import load_config
@@ -19,10 +17,10 @@ from greenthread.kube.resources import CRDS, EVENTS, GPUS, MODELS, NAMESPACES, P
 from localcluster.api.core import Api
 from localcluster.api.server import Server
 from localcluster.api.storage import Store
+from tests.crds import crds
 
 GIB = 2**30
 SYSTEM = "greenthread-system"
-CRD_FILES = sorted((Path(__file__).parents[3] / "manifests" / "crds").glob("*.yaml"))
 
 
 def ago(seconds: float) -> str:
@@ -66,8 +64,8 @@ class Cluster:
         self.client = Client(load_config(kubeconfig=kubeconfig))
 
     def install_crds(self) -> None:
-        for path in CRD_FILES:
-            self.client.create(CRDS, yaml.safe_load(path.read_text()))
+        for crd in crds():
+            self.client.create(CRDS, crd)
         for resource in (MODELS, GPUS):
             for _ in range(1000):
                 try:

@@ -6,10 +6,7 @@ import asyncio
 import json
 import random
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from greenthread.clock import format_time
 from greenthread.kube.aio import AsyncClient
@@ -18,11 +15,11 @@ from greenthread.kube.resources import CRDS, EVENTS, GPUS, MODELS, NAMESPACES, P
 from localcluster.api.core import Api
 from localcluster.api.inprocess import InProcess
 from localcluster.api.storage import Store
+from tests.crds import crds
 from tui.app import Dashboard
 from tui.data import ClusterData
 
 GIB = 2**30
-MANIFESTS = Path(__file__).parents[3] / "manifests" / "crds"
 SYSTEM = "greenthread-system"
 NOW = datetime(2026, 11, 22, 14, 3, 22, tzinfo=UTC)
 
@@ -111,8 +108,8 @@ class World:
         self._events = 0
 
     async def __aenter__(self) -> World:
-        for path in sorted(MANIFESTS.glob("*.yaml")):
-            await self.client.create(CRDS, yaml.safe_load(path.read_text()))
+        for crd in crds():
+            await self.client.create(CRDS, crd)
         for name in (SYSTEM, "prod"):
             namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
             await self.client.create(NAMESPACES, namespace)

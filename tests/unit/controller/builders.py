@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from greenthread.gpu import gpu_name
 from greenthread.kube.aio import AsyncClient
@@ -15,11 +12,11 @@ from greenthread.model import Model
 from localcluster.api.core import Api
 from localcluster.api.inprocess import InProcess
 from localcluster.api.storage import Store
+from tests.crds import crds
 from tests.virtual import VirtualClock
 
 GIB = 2**30
 NAMESPACE = "greenthread-system"
-MANIFESTS = Path(__file__).parents[3] / "manifests" / "crds"
 
 Object = dict[str, Any]
 
@@ -52,8 +49,8 @@ async def new_cluster(nodes: dict[str, int] | None = None, gpu_objects: bool = T
     """An embedded API with the CRDs, and nodes with so many GPUs."""
     api = Api(Store(), clock=VirtualClock())
     client = client_of(api)
-    for file in sorted(MANIFESTS.glob("*.yaml")):
-        await client.create(CRDS, yaml.safe_load(file.read_text()))
+    for crd in crds():
+        await client.create(CRDS, crd)
     for namespace in (NAMESPACE, "team", "other"):
         await client.create(NAMESPACES, {"metadata": {"name": namespace}})
     for node, count in (nodes or {"node-a": 2}).items():

@@ -10,8 +10,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from greenthread.clock import format_time
 from greenthread.gpu import Gpu, PodRef
 from greenthread.kube.aio import AsyncClient
@@ -25,10 +23,10 @@ from proxy.terms import NO_TERMS, Terms
 from sidecar.app import Sidecar
 from sidecar.engine import EngineError, EngineLost, Rest
 from sidecar.settings import Settings
+from tests.crds import crds
 from tests.virtual import VirtualClock
 
 GIB = 2**30
-MANIFESTS = Path(__file__).parents[3] / "manifests" / "crds"
 NAMESPACE = "greenthread-system"
 
 
@@ -174,8 +172,8 @@ class World:
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
     async def __aenter__(self) -> World:
-        for path in sorted(MANIFESTS.glob("*.yaml")):
-            await self.client.create(CRDS, yaml.safe_load(path.read_text()))
+        for crd in crds():
+            await self.client.create(CRDS, crd)
         await self.client.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
         for index in range(self.gpu_count):
             await self.register_gpu(index)
