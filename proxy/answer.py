@@ -173,14 +173,14 @@ class Answering:
                 return
             elif self._answer_mode == _NOT_RUN or self._says_not_run(data):
                 return
-        last = self.last
-        if last is not None:
-            last.append(data if len(data) <= _KEPT_BYTES else data[-_KEPT_BYTES:])
-        elif self.first:
-            self.last = deque((self.first[-_KEPT_BYTES:], data[-_KEPT_BYTES:]), _KEPT_PIECES)
-            self.first = self.first[:_KEPT_BYTES]
-        elif self.first is not None:
-            self.first = data
+        if self.first is not None:
+            if self.last is not None:
+                self.last.append(data if len(data) <= _KEPT_BYTES else data[-_KEPT_BYTES:])
+            elif self.first:
+                self.last = deque((self.first[-_KEPT_BYTES:], data[-_KEPT_BYTES:]), _KEPT_PIECES)
+                self.first = self.first[:_KEPT_BYTES]
+            else:
+                self.first = data
         if self._out:
             self.head_sent = True
             data, self._out = self._out + data, b""
