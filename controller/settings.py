@@ -6,11 +6,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from greenthread.names import DEFAULT_NAMESPACE
+from greenthread.names import DEFAULT_NAMESPACE, SLEEP_BACKENDS
 from greenthread.units import parse_duration
-
-SLEEP_BACKENDS = ("cumem", "greenthread")
-
 
 #: Of OpenTelemetry's variables the ones that sidecars get as the controller has them. Not its headers: they have keys.
 TRACING = (

@@ -26,6 +26,8 @@ ANNOTATION_ENGINE = f"{GROUP}/engine"
 #: On a model's pod: comma-separated GPU indices, chosen by the controller.
 ANNOTATION_GPUS = f"{GROUP}/gpus"
 #: On a model's pod: JSON written by its sidecar, at most once a second.
+SLEEP_BACKENDS = ("cumem", "greenthread")
+"""How vLLM sleeps: by its own backend, or by ours (vllm_sleep)."""
 ANNOTATION_CHECKPOINT = f"{GROUP}/checkpoint"
 """On a Model: ``true`` takes its sleeping engine off the GPU altogether, ``false`` does not; else as installed."""
 ANNOTATION_KEEP_KV_CACHE = f"{GROUP}/keep-kv-cache"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from greenthread.names import SLEEP_BACKENDS
 from greenthread.units import human_bytes, parse_quantity
 from localcluster import parts
 from localcluster.cluster import Cluster, Options
@@ -47,7 +48,7 @@ class Size(click.ParamType):  # type: ignore[type-arg]
 @click.option("--gateway-port", type=click.IntRange(1, 65535), help="Port of the models' URL.")
 @click.option("--api-port", type=click.IntRange(1, 65535), help="Port of the Kubernetes API.")
 @click.option("--simulate-gpus", type=click.IntRange(1, 64), metavar="N", help="N simulated GPUs, simulated engines.")
-@click.option("--sleep-backend", type=click.Choice(["cumem", "greenthread"]),
+@click.option("--sleep-backend", type=click.Choice(SLEEP_BACKENDS),
               help="How vLLM sleeps: by its own backend, or by ours, which keeps the weights (vLLM 0.33).")  # fmt: skip
 @click.option("--checkpoint/--no-checkpoint", default=None, help="Take sleeping engines off their GPU altogether.")
 @click.option("--gpu-memory", type=Size(), default="96Gi", show_default=True, help="Memory of each simulated GPU.")

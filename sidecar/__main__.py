@@ -22,7 +22,6 @@ from sidecar.engine.command import CommandEngine
 from sidecar.engine.vllm import VllmEngine
 from sidecar.settings import Settings, SettingsError
 from sidecar.tracing import WakeSpans, tracing_of
-from vllm_sleep import deliver
 
 
 async def serve(settings: Settings) -> None:
@@ -53,6 +52,8 @@ async def serve(settings: Settings) -> None:
 
 def main(arguments: Sequence[str] = ()) -> int:
     if arguments:
+        from vllm_sleep import deliver  # no start of a front door waits for it
+
         return deliver.main([*arguments][1:] if arguments[0] == "deliver" else [])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:

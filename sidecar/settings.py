@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from greenthread.gpu import PodRef, gpu_name
-from greenthread.names import DEFAULT_NAMESPACE
+from greenthread.names import DEFAULT_NAMESPACE, SLEEP_BACKENDS
 from greenthread.units import parse_duration
 
 
@@ -96,8 +96,8 @@ class Settings:
         if kind not in ("vllm", "command"):
             raise SettingsError(f"ENGINE_KIND={kind!r} is neither vllm nor command")
         backend = env.get("SLEEP_BACKEND") or cls.sleep_backend
-        if backend not in ("cumem", "greenthread"):
-            raise SettingsError(f"SLEEP_BACKEND={backend!r} is neither cumem nor greenthread")
+        if backend not in SLEEP_BACKENDS:
+            raise SettingsError(f"SLEEP_BACKEND={backend!r} is neither {' nor '.join(SLEEP_BACKENDS)}")
         memory = env.get("SERVING_MEMORY_PER_GPU", "")
         return cls(
             pod=PodRef(need("POD_NAMESPACE"), need("POD_NAME")),

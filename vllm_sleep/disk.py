@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from vllm_sleep.host import GIB, Region, give_back
-from vllm_sleep.memory import ALIGNMENT, Device, DeviceError, Piece, StoreError
+from vllm_sleep.memory import Device, DeviceError, Piece, StoreError, aligned
 
 THREADS = 16
 """Reads under way at once, each with a stream and a pinned buffer of its own: 128 MiB in all."""
@@ -31,7 +31,7 @@ class DiskFile:
         self._device: Device | None = None
 
     def reserve(self, size: int) -> None:
-        size = -(-size // ALIGNMENT) * ALIGNMENT
+        size = aligned(size)
         if size <= self._size:
             return
         try:
@@ -117,7 +117,7 @@ class DiskFile:
     def _transfer(self, call: Callable[[int, list[memoryview], int], int], buffer: Region, piece: Piece) -> None:
         """The whole piece between file and buffer; its end is padded, O_DIRECT wants whole blocks."""
         assert self._file is not None
-        size = -(-piece.size // ALIGNMENT) * ALIGNMENT
+        size = aligned(piece.size)
         view = memoryview((ctypes.c_char * size).from_address(buffer.address)).cast("B")
         done = 0
         while done < size:

@@ -157,7 +157,7 @@ class Saved:
         """Forgets blocks that are not among these any more."""
         here = {(block.address, block.size) for block in blocks}
         gone = self._pieces.keys() - here
-        room = sum(_room(piece.size) for pieces in self._pieces.values() for piece in pieces)
+        room = sum(aligned(piece.size) for pieces in self._pieces.values() for piece in pieces)
         if (gone or room < self._end) and all(block.mapped for block in blocks if block in self):
             self.clear()  # all can be saved anew, and a store without holes is simple
         else:
@@ -183,11 +183,12 @@ class Saved:
         for start in range(0, block.size, PIECE):
             size = min(PIECE, block.size - start)
             pieces.append(Piece(block.address + start, size, self._end))
-            self._end += _room(size)
+            self._end += aligned(size)
         return pieces
 
 
-def _room(size: int) -> int:
+def aligned(size: int) -> int:
+    """The room that a piece of this size takes in a store."""
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
@@ -201,10 +202,7 @@ class Slept:
 
 
 class MemoryPath:
-    """Sleep and wake of one device's blocks. One owner calls it, one call at a time.
-
-    A block that is saved stays in the store it was last saved in, also when the next sleep asks for another.
-    """
+    """Sleep and wake of one device's blocks. One owner calls it, one call at a time. A block is saved in one store."""
 
     def __init__(self, device: Device, stores: Mapping[str, Store]) -> None:
         self._device = device
@@ -242,10 +240,10 @@ class MemoryPath:
         # the largest first: its copy runs while the others are mapped, and last, while all copies run, what is empty
         asleep.sort(key=lambda block: -block.size)
         held = {name: [block for block in asleep if block in saved] for name, saved in self._saved.items()}
+        empty = [block for block in asleep if not any(block in saved for saved in self._saved.values())]
         try:
             for name, filled in held.items():
                 if filled:
-                    empty = [block for block in asleep if not any(block in saved for saved in self._saved.values())]
                     self._saved[name].store.read(self._device, self._mapping(self._saved[name], filled, empty))
             for block in asleep:
                 if not block.mapped:

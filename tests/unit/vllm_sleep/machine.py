@@ -36,7 +36,6 @@ def small(patch: pytest.MonkeyPatch) -> None:
     """Makes pieces, parts and regions of a few bytes, so that blocks cross their borders."""
     patch.setattr(memory, "PIECE", PIECE)
     patch.setattr(memory, "ALIGNMENT", ALIGNMENT)
-    patch.setattr(disk, "ALIGNMENT", ALIGNMENT)
     patch.setattr(disk, "_PART", PART)
     patch.setattr(disk, "_SPARE", 0)
     patch.setattr(host, "HUGE_PAGE", PAGE)
