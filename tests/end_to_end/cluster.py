@@ -308,10 +308,13 @@ class Cluster:
         self.until(lambda: self.states(name) == [State.SERVING], f"{name} serves")
 
     def sleep(self, *names: str) -> None:
-        """Puts Models to sleep and waits until they hold no memory."""
+        """Puts Models to sleep and waits until they hold no memory, and their sidecars have it on record."""
         for name in names:
             self.change(name, {ANNOTATION_SLEEP: format_time(datetime.now(UTC))})
-        self.until(lambda: not any(self.reserved(name) for name in names), f"{', '.join(names)} sleep")
+        self.until(
+            lambda: not any(self.reserved(name) for name in names) and all(self._is_asleep(name) for name in names),
+            f"{', '.join(names)} sleep",
+        )
 
     def rest(self, *names: str) -> None:
         """The state in which each test finds these Models: one ready replica, asleep, with the tests' fairness."""
