@@ -16,7 +16,8 @@ from greenthread.fairness import CannotFit, Decision, Fits, Preempt, Wait, Want
 from greenthread.gpu import PodRef
 from greenthread.model import Fairness
 from greenthread.names import ANNOTATION_RECORD
-from greenthread.snapshot import ModelRow, Replica, Shown, Snapshot, foreseen
+from greenthread.outlook import foreseen
+from greenthread.snapshot import ModelRow, Replica, Shown, Snapshot
 from greenthread.units import format_duration, short_bytes, short_duration
 from greenthread.values import dataclass, replace
 

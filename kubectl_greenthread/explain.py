@@ -7,7 +7,8 @@ from greenthread.clock import format_time
 from greenthread.explain import Account, Wake
 from greenthread.kube.errors import Forbidden
 from greenthread.kube.resources import EVENTS
-from greenthread.snapshot import ModelRow, Shown, Snapshot, why
+from greenthread.outlook import why
+from greenthread.snapshot import ModelRow, Shown, Snapshot
 from greenthread.units import short_bytes, short_duration
 from kubectl_greenthread import printing
 from kubectl_greenthread.options import Session

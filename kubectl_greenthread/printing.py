@@ -7,7 +7,8 @@ from datetime import datetime
 
 from greenthread.clock import format_time
 from greenthread.fairness import CannotFit, Obstacle, Preempt, Wait
-from greenthread.snapshot import GpuRow, ModelRow, Shown, Snapshot, next_step, why
+from greenthread.outlook import next_step, why
+from greenthread.snapshot import GpuRow, ModelRow, Shown, Snapshot
 from greenthread.units import short_bytes, short_duration
 from kubectl_greenthread.output import tell
 from kubectl_greenthread.terminal import Cell, Terminal

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from greenthread.snapshot import ModelRow, Snapshot, place, why
+from greenthread.outlook import why
+from greenthread.snapshot import ModelRow, Snapshot, place
 from greenthread.units import format_duration, human_bytes, short_duration
 from kubectl_greenthread import printing
 from kubectl_greenthread.options import Session

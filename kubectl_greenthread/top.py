@@ -7,7 +7,8 @@ from collections.abc import Callable
 from greenthread.clock import SystemClock
 from greenthread.gpu import Occupant, State
 from greenthread.kube.resources import GPUS, MODELS, PODS
-from greenthread.snapshot import Builder, GpuRow, ModelRow, Shown, Snapshot, why
+from greenthread.outlook import why
+from greenthread.snapshot import Builder, GpuRow, ModelRow, Shown, Snapshot
 from greenthread.units import GIB, short_bytes, short_duration
 from kubectl_greenthread import printing
 from kubectl_greenthread.arguments import Usage

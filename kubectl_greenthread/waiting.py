@@ -9,7 +9,8 @@ from greenthread.clock import SystemClock
 from greenthread.explain import accounts
 from greenthread.kube.resources import EVENTS, GPUS, PODS
 from greenthread.names import LABEL_MODEL
-from greenthread.snapshot import Builder, ModelRow, Shown, Snapshot, why
+from greenthread.outlook import why
+from greenthread.snapshot import Builder, ModelRow, Shown, Snapshot
 from greenthread.units import short_duration
 from kubectl_greenthread.failures import Failure, Interrupted, TimedOut
 from kubectl_greenthread.feed import Feed, Scope

@@ -9,7 +9,8 @@ from typing import Any
 
 from greenthread.clock import format_time
 from greenthread.names import ANNOTATION_PREEMPT, ANNOTATION_SLEEP, ANNOTATION_WAKE
-from greenthread.snapshot import ModelRow, Shown, waiters
+from greenthread.outlook import waiters
+from greenthread.snapshot import ModelRow, Shown
 from greenthread.units import format_duration, short_bytes, short_duration
 from tui.facts import where
 from tui.view import View

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
-from greenthread.snapshot import ModelRow, Shown, next_step, place, why
+from greenthread.outlook import next_step, why
+from greenthread.snapshot import ModelRow, Shown, place
 from greenthread.units import short_duration
 from tui import then
 from tui.cells import Line, cut, wrap

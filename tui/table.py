@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from greenthread.fairness import CannotFit, Wait
-from greenthread.snapshot import ModelRow, Shown, next_step, why
+from greenthread.outlook import next_step, why
+from greenthread.snapshot import ModelRow, Shown
 from greenthread.units import short_bytes, short_duration
 from tui.cells import Line, cut, spark
 from tui.theme import PINNED

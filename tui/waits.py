@@ -9,7 +9,8 @@ from textual.widget import Widget
 
 from greenthread.fairness import Wait, coming, protected_for
 from greenthread.gpu import Gpu, Occupant, PodRef, State
-from greenthread.snapshot import ModelRow, Shown, place, why
+from greenthread.outlook import why
+from greenthread.snapshot import ModelRow, Shown, place
 from greenthread.units import format_duration, short_bytes, short_duration
 from tui import facts
 from tui.bars import stays

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from greenthread.clock import format_time
-from greenthread.snapshot import ModelRow, Shown, build, next_step, why
+from greenthread.outlook import next_step, why
+from greenthread.snapshot import ModelRow, Shown, build
 
 NOW = datetime(2026, 11, 22, 14, 3, 22, tzinfo=UTC)
 GIB = 2**30

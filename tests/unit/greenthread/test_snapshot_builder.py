@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from greenthread import snapshot
 from greenthread.clock import format_time
-from greenthread.snapshot import Builder, Snapshot, build, next_step, waiters, why
+from greenthread.outlook import next_step, waiters, why
+from greenthread.snapshot import Builder, Snapshot, build
 
 NOW = datetime(2026, 11, 22, 14, 3, 22, tzinfo=UTC)
 GIB = 2**30

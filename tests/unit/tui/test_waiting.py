@@ -8,7 +8,8 @@ from typing import Any
 
 from greenthread.clock import format_time
 from greenthread.gpu import PodRef
-from greenthread.snapshot import Snapshot, build, next_step
+from greenthread.outlook import next_step
+from greenthread.snapshot import Snapshot, build
 from tui.waiting import before, chain, leaves_in_order, queue, wanted_gpus
 
 GIB = 2**30
