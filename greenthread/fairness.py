@@ -49,6 +49,14 @@ class Blocker:
     model: str
     reserved: int
     why: str
+    #: Where only its minRuntime keeps it: until when.
+    protected_until: datetime | None = None
+
+    def stays(self, now: datetime) -> str:
+        """Why it stays at ``now``, for people."""
+        if self.protected_until is not None and self.protected_until > now:
+            return f"must serve {short_duration((self.protected_until - now).total_seconds())} more"
+        return self.why
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +75,7 @@ class Obstacle:
     def short(self) -> int:
         return max(self.need + self.older - self.free, 0)
 
-    def text(self) -> str:
+    def text(self, now: datetime) -> str:
         """One clause for people, with numbers."""
         where = f"{self.gpu.node}/{self.gpu.index}"
         if not self.short:
@@ -77,7 +85,7 @@ class Obstacle:
             free += f" and {short_bytes(self.older)} is for {', '.join(self.older_models)}, who asked before"
         text = f"needs {short_bytes(self.need)} on {where}, where {free}: {short_bytes(self.short)} short"
         if self.blockers:
-            text += "; " + ", ".join(f"{b.model} ({short_bytes(b.reserved)}) {b.why}" for b in self.blockers)
+            text += "; " + ", ".join(f"{b.model} ({short_bytes(b.reserved)}) {b.stays(now)}" for b in self.blockers)
         if self.gpu.foreign and self.short > 0:
             text += f"; other programs use {short_bytes(self.gpu.foreign)}"
         return text
@@ -104,6 +112,8 @@ class Preempt:
 
     victims: tuple[Occupant, ...]
     obstacles: tuple[Obstacle, ...] = field(default=())
+    #: When the passing of time alone may change who they are.
+    until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +128,7 @@ Decision = Fits | Wait | Preempt | CannotFit
 
 def decide(want: Want, gpus: Sequence[Gpu], now: datetime) -> Decision:
     """What ``want`` does on its ``gpus`` at ``now``. ``gpus`` are all of its GPUs, ascending by index."""
-    obstacles = tuple(obstacle for gpu in gpus if (obstacle := _obstacle(want, gpu, now)) is not None)
+    obstacles = tuple(obstacle for gpu in gpus if (obstacle := _obstacle(want, gpu)) is not None)
     if not obstacles:
         return Fits()
     if any(want.need > _most_room(want, gpu) for gpu in gpus):
@@ -133,7 +143,7 @@ def decide(want: Want, gpus: Sequence[Gpu], now: datetime) -> Decision:
     candidates, later = _candidates(want.pod, gpus, named, now)
     victims = _victims(want, gpus, named, candidates)
     if victims:
-        return Preempt(victims, obstacles)
+        return Preempt(victims, obstacles, later)
     return Wait(obstacles, until=later, coming=_coming_models(gpus, want.pod))
 
 
@@ -185,7 +195,7 @@ def explain(decision: Decision, now: datetime) -> str:
     """The reason of a decision as a sentence for people, without the model's name in front."""
     if isinstance(decision, Fits):
         return "there is room"
-    text = "; ".join(obstacle.text() for obstacle in decision.obstacles)
+    text = "; ".join(obstacle.text(now) for obstacle in decision.obstacles)
     if isinstance(decision, CannotFit):
         return f"cannot fit: {text}"
     if isinstance(decision, Preempt):
@@ -223,13 +233,13 @@ def _most_room(want: Want, gpu: Gpu) -> int:
     return gpu.total - gpu.foreign - sum(o.reserved for o in gpu.occupants if o.popular and o.pod != want.pod)
 
 
-def _obstacle(want: Want, gpu: Gpu, now: datetime) -> Obstacle | None:
+def _obstacle(want: Want, gpu: Gpu) -> Obstacle | None:
     if fits(want, gpu):
         return None
     free, older = _room(want, gpu), _older(want, gpu)
     lock = gpu.wake_lock
     blockers = tuple(
-        Blocker(o.pod, o.model, o.reserved, _why_it_stays(o, gpu, now))
+        Blocker(o.pod, o.model, o.reserved, *_why_it_stays(o, gpu))
         for o in gpu.occupants
         if o.reserved and o.pod != want.pod
     )
@@ -241,23 +251,21 @@ def _obstacle(want: Want, gpu: Gpu, now: datetime) -> Obstacle | None:
     return Obstacle(gpu, want.need, free, older, blockers, tuple(waiting), holder)
 
 
-def _why_it_stays(occupant: Occupant, gpu: Gpu, now: datetime) -> str:
+def _why_it_stays(occupant: Occupant, gpu: Gpu) -> tuple[str, datetime | None]:
+    """In words, and until when its minRuntime keeps it, if nothing else does."""
     if occupant.sidecar_down:
-        return "cannot make room: its sidecar is down"
+        return "cannot make room: its sidecar is down", None
     if occupant.state == State.DEACTIVATING:
-        return "is making room"
+        return "is making room", None
     if occupant.popular:
-        return "is pinned"
+        return "is pinned", None
     if occupant.state == State.CONVERTING:
-        return "is booting"
+        return "is booting", None
     if occupant.state == State.WAKING:
-        return "is waking"
+        return "is waking", None
     if any(occupant.pod in intent.victims for intent in gpu.intents):
-        return "is asked to make room"
-    protected = protected_for(occupant, now)
-    if protected:
-        return f"must serve {short_duration(protected)} more"
-    return "is serving"
+        return "is asked to make room", None
+    return "is serving", occupant.protected_until
 
 
 def _named(gpus: Sequence[Gpu]) -> frozenset[PodRef]:

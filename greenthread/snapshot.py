@@ -6,13 +6,13 @@ The plugin, the dashboard and ``explain`` read this; none of them joins objects 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 
 from greenthread import fairness
 from greenthread.clock import parse_time
-from greenthread.fairness import CannotFit, Decision, Want
+from greenthread.fairness import CannotFit, Decision, Preempt, Wait, Want
 from greenthread.gpu import Gpu, Intent, Occupant, PodRef, State
 from greenthread.model import Model
 from greenthread.names import ANNOTATION_GPUS, ANNOTATION_REPORT, LABEL_MODEL
@@ -130,6 +130,8 @@ class ModelRow:
     state: Shown
     since: datetime | None
     replicas: tuple[Replica, ...]
+    #: ``node/index`` or ``node/first-last`` of each replica.
+    places: tuple[str, ...] = ()
 
     @property
     def namespace(self) -> str:
@@ -142,11 +144,6 @@ class ModelRow:
     @property
     def pinned(self) -> bool:
         return self.model.spec.fairness.popular
-
-    @property
-    def places(self) -> tuple[str, ...]:
-        """``node/index`` or ``node/first-last`` of each replica."""
-        return tuple(place(replica.node, replica.gpus) for replica in self.replicas if replica.gpus)
 
     @property
     def vram(self) -> int:
@@ -201,7 +198,7 @@ class Snapshot:
     models: tuple[ModelRow, ...]
     gpus: tuple[GpuRow, ...]
     _by_name: Mapping[tuple[str, str], ModelRow] = field(default_factory=dict, repr=False)
-    _by_place: Mapping[tuple[str, int], GpuRow] = field(default_factory=dict, repr=False)
+    _by_place: Mapping[_Place, GpuRow] = field(default_factory=dict, repr=False)
 
     def model(self, namespace: str, name: str) -> ModelRow | None:
         return self._by_name.get((namespace, name))
@@ -243,10 +240,12 @@ class Builder:
         #: Each GPU's row, and each pod's entries on GPUs.
         self._gpus: dict[_Name, GpuRow] = {}
         self._on: dict[PodRef, dict[_Name, tuple[Gpu, Occupant]]] = {}
-        self._places: dict[tuple[str, int], GpuRow] = {}
+        self._places: dict[_Place, GpuRow] = {}
         self._rows: dict[_Name, ModelRow] = {}
         self._order: list[_Name] = []
-        self._undecided: set[_Name] = set()
+        #: Models for which something is decided, or would be if their GPUs were other; and when that was looked at.
+        self._deciding: set[_Name] = set()
+        self._at: datetime | None = None
         self._in_order: tuple[ModelRow, ...] = ()
         self._devices: tuple[GpuRow, ...] = ()
 
@@ -258,19 +257,23 @@ class Builder:
         now: datetime,
     ) -> Snapshot:
         """As the function of this name."""
-        touched = self._undecided | self._take_models(models) | self._take_pods(pods)
-        touched |= {self._pods[ref].model for ref in self._take_gpus(gpus) if ref in self._pods}
+        touched = self._take_models(models) | self._take_pods(pods)
+        pods_concerned, changed = self._take_gpus(gpus)
+        touched |= {self._pods[ref].model for ref in pods_concerned if ref in self._pods}
+        back = self._at is not None and now < self._at
+        touched |= {key for key in self._deciding if back or _may_be_another(self._rows[key], changed, now)}
+        self._at = now
         for key in touched:
             model = self._models.get(key)
-            self._undecided.discard(key)
+            self._deciding.discard(key)
             if model is None:
                 self._rows.pop(key, None)
             else:
                 own = sorted(self._pods_of.get(key, {}).items())
                 replicas = tuple(_replica(model, pod, self._entries(ref), self._places, now) for ref, pod in own)
-                self._rows[key] = row = _row(model, replicas)
-                if _to_decide(row):
-                    self._undecided.add(key)
+                self._rows[key] = _row(model, replicas)
+                if any(map(_decides, replicas)):
+                    self._deciding.add(key)
         if len(self._order) != len(self._rows) or not touched <= self._rows.keys():
             self._order = sorted(self._rows)
         if touched:
@@ -295,11 +298,11 @@ class Builder:
             self._pods_of.setdefault(pod.model, {})[pod.ref] = pod
         return {pod.model for pod in (*gone, *come)}
 
-    def _take_gpus(self, gpus: Iterable[Mapping[str, Any]]) -> set[PodRef]:
-        """The pods whose standing on a GPU changed."""
+    def _take_gpus(self, gpus: Iterable[Mapping[str, Any]]) -> tuple[set[PodRef], set[_Place]]:
+        """The pods whose standing on a GPU changed, and all GPUs that are other than they were."""
         gone, come = self._seen_gpus.take(gpus)
         if not gone and not come:
-            return set()
+            return set(), set()
         before, after = ({(gpu.namespace, gpu.name): gpu for gpu in gpus} for gpus in (gone, come))
         refs: set[PodRef] = set()
         for key, gpu in before.items():
@@ -324,7 +327,7 @@ class Builder:
             for _, row in sorted(self._gpus.items(), key=lambda item: (item[1].gpu.node, item[1].gpu.index, item[0]))
         )
         self._places = {(row.gpu.node, row.gpu.index): row for row in self._devices}
-        return refs
+        return refs, {(gpu.node, gpu.index) for gpu in (*gone, *come)}
 
     def _entries(self, pod: PodRef) -> list[tuple[Gpu, Occupant]]:
         """Its entries on GPUs, by place."""
@@ -338,6 +341,8 @@ def place(node: str, gpus: Sequence[int]) -> str:
 
 _Name = tuple[str, str]
 """Namespace and name."""
+_Place = tuple[str, int]
+"""Node and index of a GPU."""
 
 
 class _Seen(Generic[_T]):
@@ -389,9 +394,25 @@ class _Pod:
         )
 
 
-def _to_decide(row: ModelRow) -> bool:
-    """Whether its state hangs on the time, or on what others do on its GPUs."""
-    return any(r.decision is not None or (r.report is not None and r.report.state == "pending") for r in row.replicas)
+def _decides(replica: Replica) -> bool:
+    """Whether its state hangs on what others do on its GPUs."""
+    return replica.decision is not None or (replica.report is not None and replica.report.state == "pending")
+
+
+def _may_be_another(row: ModelRow, changed: Container[_Place], now: datetime) -> bool:
+    """Whether what was decided for it may be decided otherwise: one of its GPUs changed, or time alone may do it."""
+    return any(
+        any((replica.node, index) in changed for index in replica.gpus) or _hangs_on_time(replica, now)
+        for replica in row.replicas
+        if _decides(replica)
+    )
+
+
+def _hangs_on_time(replica: Replica, now: datetime) -> bool:
+    if isinstance(replica.decision, Wait | Preempt) and replica.decision.until is not None:
+        return replica.decision.until <= now
+    # who does not say since when it wants memory wants it from now on
+    return replica.intent is None and (replica.report is None or replica.report.since is None)
 
 
 def _concerned(gpu: Gpu, other: Gpu) -> set[PodRef]:
@@ -462,7 +483,8 @@ def _row(model: Model, replicas: tuple[Replica, ...]) -> ModelRow:
     since = first.since
     if since is None and first.state in (Shown.STAGING, Shown.FAILED):
         since = model.status.last_transition
-    return ModelRow(model, first.state, since, replicas)
+    places = tuple(place(replica.node, replica.gpus) for replica in replicas if replica.gpus)
+    return ModelRow(model, first.state, since, replicas, places)
 
 
 def _sum(numbers: Iterable[int | None]) -> int | None:

@@ -50,11 +50,11 @@ def wake_cell(seconds: float | None) -> Cell:
     return Cell("-" if seconds is None else short_duration(seconds))
 
 
-def note(row: ModelRow) -> str:
+def note(row: ModelRow, now: datetime) -> str:
     """The few words beside a row: pinned, what it waits for, what went wrong."""
     notes = ["pinned"] if row.pinned else []
     if row.state in (Shown.PENDING, Shown.CANNOT_FIT):
-        notes.append(_waits_for(row))
+        notes.append(_waits_for(row, now))
     elif row.error:
         notes.append(row.error)
     if len(row.replicas) > 1:
@@ -63,7 +63,7 @@ def note(row: ModelRow) -> str:
     return ", ".join(notes)
 
 
-def _waits_for(row: ModelRow) -> str:
+def _waits_for(row: ModelRow, now: datetime) -> str:
     decision = next((replica.decision for replica in row.replicas if replica.decision is not None), None)
     if not isinstance(decision, Wait | Preempt | CannotFit):
         return "waits for memory"
@@ -74,14 +74,14 @@ def _waits_for(row: ModelRow) -> str:
         ]
         stay += [f"other programs use {short_bytes(gpu.foreign)}" for gpu in gpus if gpu.foreign]
         return f"cannot fit: {', '.join(dict.fromkeys(stay)) or 'it needs more than the GPU has'}"
-    blockers = [_blockers(obstacle) for obstacle in decision.obstacles]
+    blockers = [_blockers(obstacle, now) for obstacle in decision.obstacles]
     return f"waits for {', '.join(dict.fromkeys(text for text in blockers if text)) or 'memory'}"
 
 
-def _blockers(obstacle: Obstacle) -> str:
+def _blockers(obstacle: Obstacle, now: datetime) -> str:
     if not obstacle.short and obstacle.lock_holder:
         return f"{obstacle.lock_holder} (is waking)"
-    names = [f"{blocker.model} ({blocker.why})" for blocker in obstacle.blockers]
+    names = [f"{blocker.model} ({blocker.stays(now)})" for blocker in obstacle.blockers]
     return ", ".join([*obstacle.older_models, *names])
 
 

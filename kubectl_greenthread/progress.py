@@ -74,7 +74,7 @@ def _words(row: ModelRow, snapshot: Snapshot) -> str:
     where = ", ".join(row.places)
     match row.state:
         case Shown.PENDING | Shown.CANNOT_FIT:
-            return printing.note(row)
+            return printing.note(row, snapshot.at)
         case Shown.WAKING:
             return f"copies {short_bytes(row.vram)} to {where}"
         case Shown.CONVERTING:
@@ -88,4 +88,4 @@ def _words(row: ModelRow, snapshot: Snapshot) -> str:
             return f"serves on {where}"
         case Shown.SLEEPING:
             return "asleep"
-    return printing.note(row)
+    return printing.note(row, snapshot.at)

@@ -265,7 +265,7 @@ def _model_cells(session: Session, row: ModelRow, snapshot: Snapshot) -> list[Ce
         printing.number_cell(row.in_flight),
         printing.number_cell(row.queued),
         printing.wake_cell(row.last_wake),
-        Cell(printing.note(row)),
+        Cell(printing.note(row, snapshot.at)),
     ]
     if session.output == "wide":
         cells += [Cell(row.model.status.phase), Cell(row.model.status.url or "-")]

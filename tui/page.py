@@ -45,6 +45,7 @@ class Page(Screen[None]):
         #: The filter.
         self.words = ""
         self._view: View | None = None
+        self._stale = False
         self._header, self._trouble = Panel("header"), Panel("trouble")
         self._candidates, self._footer = Panel("candidates"), Panel("footer")
         self.prompt = Prompt()
@@ -126,8 +127,10 @@ class Page(Screen[None]):
         taken = 2 + len(trouble) + self._line.display + self._candidates.display
         self.draw(view, max(height - taken, 1))
         self.show_keys()
-        for widget in self.query(".body"):
-            widget.set_class(view.link.state == "lost", "-stale")
+        stale = view.link.state == "lost"
+        if stale != self._stale:
+            self._stale = stale
+            self.query(".body").set_class(stale, "-stale")
 
     def again(self) -> None:
         """Paints what was last seen, as after a key."""

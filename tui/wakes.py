@@ -71,9 +71,10 @@ class Wakes:
         """Takes in what is seen now."""
         now = snapshot.at
         seen = set()
-        for row in snapshot.models:
-            if row.state not in _BEFORE and not self._wakes:
-                continue
+        rows = [row for row in snapshot.models if row.state in _BEFORE]
+        followed = (snapshot.model(*key) for key in self._wakes)
+        rows += [row for row in followed if row is not None and row.state not in _BEFORE]
+        for row in rows:
             key = (row.namespace, row.name)
             wake = self._wakes.get(key)
             if wake is not None and wake.done is not None:

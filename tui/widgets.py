@@ -115,8 +115,10 @@ class Lines(ScrollView, can_focus=True):
         if count != old_count:
             self.refresh()
             return
+        style, glyphs = self.rich_style, _glyphs(self)  # the same for all lines, and dear
         for y in range(self.scroll_offset.y, min(self.scroll_offset.y + self.size.height, count)):
-            if self._strip(y) != old_strips.get(y):
+            strip = self._strips[y] = paint(y).strip(glyphs).apply_style(style)
+            if strip != old_strips.get(y):
                 self.refresh_line(y)
 
     def render_line(self, y: int) -> Strip:
