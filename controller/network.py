@@ -86,6 +86,9 @@ def short_address_owner(models: Iterable[Model]) -> Model:
 
 
 def url(model: Model, gateway_url: str, has_short_address: bool) -> str:
+    """Where its API is: behind the gateway, and without one ("") at its own Service."""
+    if not gateway_url:
+        return f"http://{model.name}.{model.namespace}.svc/v1"
     path = model.name if has_short_address else f"{model.namespace}/{model.name}"
     return f"{gateway_url}/{path}/v1"
 

@@ -269,7 +269,6 @@ def _sidecar_env(model: Model, settings: PodSettings) -> list[Object]:
         _field("POD_UID", "metadata.uid"),
         _field("NODE_NAME", "spec.nodeName"),
         _value("GREENTHREAD_NAMESPACE", settings.namespace),
-        _value("GREENTHREAD_GATEWAY_URL", settings.gateway_url),
         _value("NVIDIA_VISIBLE_DEVICES", "all"),  # to measure, not to compute
         _value("NVIDIA_DRIVER_CAPABILITIES", "utility"),
         *([_value("HEARTBEAT", settings.heartbeat)] if settings.heartbeat else []),

@@ -82,7 +82,7 @@ class Reconciler:
                 pods,
                 self._gpus(model),
                 self._known_memory(model, obj, hash8, pods),
-                network.url(model, self._settings.pods.gateway_url, self._has_short_address(model)),
+                network.url(model, self._settings.gateway_url, self._has_short_address(model)),
                 problems,
                 address_problem,
             ),

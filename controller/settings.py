@@ -28,8 +28,6 @@ class PodSettings:
     """How this installation's model pods look. A change of most of these makes new pods."""
 
     namespace: str = DEFAULT_NAMESPACE
-    #: Address of the gateway without a path, ``http://host:port``.
-    gateway_url: str = f"http://greenthread-apiserver.{DEFAULT_NAMESPACE}.svc"
     vllm_image: str = "vllm/vllm-openai:latest"
     sidecar_image: str = "ghcr.io/greenthread/sidecar:latest"
     #: Folder of the model store on every node, mounted at the same path; "": none, models are downloaded into the pod.
@@ -59,6 +57,8 @@ class Settings:
     #: Identity in the Lease; unique among the replicas.
     identity: str
     lease_name: str = "greenthread-controller"
+    #: Address of the gateway without a path, ``http://host:port``; "": there is none.
+    gateway_url: str = f"http://greenthread-apiserver.{DEFAULT_NAMESPACE}.svc"
     #: Gateway (Gateway API) that the Models' HTTPRoutes attach to, ``namespace/name``; "": no routes are made.
     route_gateway: str = f"{DEFAULT_NAMESPACE}/greenthread"
     #: Longest request through a route, as the Gateway API writes it.
@@ -81,9 +81,6 @@ class Settings:
         default = PodSettings()
         pods = PodSettings(
             namespace=namespace,
-            gateway_url=(env.get("GREENTHREAD_GATEWAY_URL") or f"http://greenthread-apiserver.{namespace}.svc").rstrip(
-                "/"
-            ),
             vllm_image=env.get("GREENTHREAD_VLLM_IMAGE") or default.vllm_image,
             sidecar_image=env.get("GREENTHREAD_SIDECAR_IMAGE") or default.sidecar_image,
             models_path=env.get("GREENTHREAD_MODELS_PATH", "").rstrip("/"),
@@ -116,6 +113,7 @@ class Settings:
             pods=pods,
             identity=env.get("POD_NAME") or f"{os.uname().nodename}-{os.getpid()}",
             lease_name=env.get("GREENTHREAD_LEASE_NAME") or cls.lease_name,
+            gateway_url=env.get("GREENTHREAD_GATEWAY_URL", f"http://greenthread-apiserver.{namespace}.svc").rstrip("/"),
             route_gateway=gateway,
             route_timeout=env.get("GREENTHREAD_REQUEST_TIMEOUT") or cls.route_timeout,
             metrics_port=_number(env, "METRICS_PORT", None),

@@ -467,13 +467,30 @@ def test_a_deletion_that_no_watch_told_is_found_when_the_watch_begins_anew() -> 
     in_world(main)
 
 
+def test_a_gateway_that_comes_or_goes_changes_the_address_and_no_pod() -> None:
+    async def main(here: World) -> None:
+        await make_model(here.client)
+        await here.settle()
+        (pod,) = await here.pods()
+        await here.stop()
+        successor = World(here.api, here.client, replace(SETTINGS, gateway_url=""))
+        await successor.start()
+        await successor.settle()
+        assert (await here.model())["status"]["url"] == "http://m.team.svc/v1"  # its own Service
+        assert [left["metadata"]["uid"] for left in await here.pods()] == [pod["metadata"]["uid"]]
+        await successor.stop()
+        await here.start()
+
+    in_world(main)
+
+
 def test_images_of_a_new_installation_roll_the_pods() -> None:
     async def main(here: World) -> None:
         await make_model(here.client)
         await here.settle()
         await here.run_pods()
         await here.stop()
-        images = PodSettings(gateway_url="http://gw", vllm_image="vllm/vllm-openai:next")
+        images = PodSettings(vllm_image="vllm/vllm-openai:next")
         successor = World(here.api, here.client, replace(SETTINGS, pods=images))
         await successor.start()
         await successor.settle()

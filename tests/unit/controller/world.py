@@ -18,7 +18,7 @@ from tests.virtual import VirtualClock
 
 from .builders import NAMESPACE, client_of, new_cluster
 
-SETTINGS = Settings(pods=PodSettings(gateway_url="http://gw"), identity="one")
+SETTINGS = Settings(pods=PodSettings(), identity="one", gateway_url="http://gw")
 
 
 class World:

@@ -77,9 +77,11 @@ topologySpreadConstraints:
         {{- include "greenthread.selector" . | nindent 8 }}
 {{- end }}
 
-{{/* What clients are told: the Service of the gateway. */}}
+{{/* What clients are told: the Service of the gateway; without one "", and each Model names its own Service. */}}
 {{- define "greenthread.gatewayURL" -}}
+{{- if .Values.apiserver.enabled -}}
 http://greenthread-apiserver.{{ .Release.Namespace }}.svc{{ if ne (int .Values.apiserver.service.port) 80 }}:{{ .Values.apiserver.service.port }}{{ end }}
+{{- end }}
 {{- end }}
 
 {{/* OpenTelemetry's own variables: of the gateway, and of the controller, which hands them to the sidecars. */}}
