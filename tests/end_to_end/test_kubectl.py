@@ -59,6 +59,7 @@ def test_the_life_of_a_model_by_kubectl_alone(cluster: Cluster, kubectl: Kubectl
     waited = kubectl("wait", "--for=condition=Ready", "model/recipe", f"--timeout={40 * PATIENCE:.0f}s")
     assert waited == "model.greenthread.ai/recipe condition met\n"
     cluster.measured("recipe")
+    cluster.until(lambda: cluster.model("recipe")["status"].get("sleepingReplicas") == 1, "it sleeps after its boot")
     header, row = kubectl("get", "models", "recipe").splitlines()
     assert header.split() == [
         "NAME",

@@ -91,8 +91,12 @@ def test_an_engine_that_cannot_be_restored_is_started_afresh_and_the_request_is_
     assert answer.status == 200
     assert engine not in cluster.engine_pids("ada")
     assert "cuCheckpointProcessRestore" in last(cluster, "wake")["error"]
-    told = [event["message"] for event in cluster.kube.list(EVENTS, NAMESPACE).items]
-    assert any("cuCheckpointProcessRestore" in text for text in told)
+
+    def told() -> bool:
+        events = cluster.kube.list(EVENTS, NAMESPACE).items
+        return any("cuCheckpointProcessRestore" in event["message"] for event in events)
+
+    cluster.until(told, "an Event tells")
 
 
 def test_a_sidecar_that_restarts_beside_a_checkpointed_engine_wakes_it(cluster: Cluster) -> None:

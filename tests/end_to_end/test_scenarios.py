@@ -181,6 +181,7 @@ def test_min_runtime_is_honoured(cluster: Cluster) -> None:
     [entry] = cluster.occupants("ada")
     assert entry.became_serving_at is not None
     assert cluster.chat("big").status == 200
+    cluster.until_serving(ONE, {"big"})
     # read from the writes themselves: big's first claim, and ada's end
     seen = [Gpu.from_object(obj) for obj in cluster.view.history(GPUS)]
     claims = [o for gpu in seen for o in gpu.occupants if o.model == "big" and o.became_serving_at]
@@ -200,8 +201,8 @@ def test_a_gang_takes_both_gpus_or_none(cluster: Cluster) -> None:
         "each twin serves on a GPU",
     )
     assert cluster.chat("gang").content.startswith("This is gang, simulated.")
-    assert cluster.reserved("twins") == 0
     cluster.until(lambda: cluster.states("gang") == [State.SERVING], "the gang serves on both")
+    assert cluster.reserved("twins") == 0
     assert len(cluster.occupants("gang")) == 2
     assert cluster.model("gang")["status"]["gpus"] == "0,1"
     per_gpu = cluster.measured("gang")
@@ -238,8 +239,7 @@ def test_other_programs_memory_counts(cluster: Cluster) -> None:
         cluster.until(lambda: cluster.gpus(ONE)[0].foreign == 60 * GIB, "the agent counts foreign memory")
         waiting = cluster.chats("ada", 1)
         cluster.until(lambda: _barriered(cluster, "ada") == 1, "the request waits")
-        why = cluster.status("ada")["why"]
-        assert "other programs use 60" in why
+        cluster.until(lambda: "other programs use 60" in cluster.status("ada")["why"], "the reason tells of them")
         assert cluster.reserved("ada") == 0
         available = cluster.kube.get(GPUS, gpu.name, NAMESPACE)["status"]["availableMemoryBytes"]
         assert available == gpu.total - 60 * GIB
@@ -441,8 +441,10 @@ def test_a_changed_spec_replaces_the_pod_and_loses_no_request(cluster: Cluster) 
     failed = [answer for answer in answers if answer.status != 200]
     assert not failed, f"{len(failed)} of {len(answers)} requests were lost: {failed[:3]}"
     assert cluster.chat("ada").status == 200
-    pods = {occupant.pod.name for occupant in cluster.occupants("ada")}
-    assert pods == {new["metadata"]["name"]}
+    cluster.until(
+        lambda: {occupant.pod.name for occupant in cluster.occupants("ada")} == {new["metadata"]["name"]},
+        "the old pod's entry is gone",
+    )
     cluster.change("ada", extraArgs=None)
     cluster.ready("ada")
 
@@ -473,7 +475,7 @@ def test_zero_replicas_answer_503_and_say_so(cluster: Cluster) -> None:
     cluster.change("cleo", replicas=0)
     cluster.until(lambda: not cluster.pods_of("cleo"), "the pod goes")
     cluster.until(lambda: not cluster.occupants("cleo"), "its GPU entry goes")
-    assert cluster.condition("cleo", "Ready") == "False"
+    cluster.until(lambda: cluster.condition("cleo", "Ready") == "False", "it is not Ready")
     answer = cluster.chat("cleo")
     assert answer.status == 503
     assert "replicas: 0" in answer.error
@@ -493,7 +495,7 @@ def test_a_deleted_model_drains_and_leaves_nothing(cluster: Cluster) -> None:
     stream.result()
     assert stream.done, "the stream was cut"
     cluster.until(lambda: cluster.view.get(MODELS, "brief") is None, "the finalizer goes")
-    assert cluster.pods_of("brief") == []
+    cluster.until(lambda: cluster.pods_of("brief") == [], "its pods are gone")
     cluster.until(lambda: cluster.occupants("brief") == [], "its GPU entries go")
     assert cluster.ledgers[ONE].used_bytes(0) == 0
     answer = cluster.chat("brief")
