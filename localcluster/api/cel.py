@@ -14,7 +14,7 @@ from google.protobuf import duration_pb2, timestamp_pb2
 
 from .cel_functions import declarations
 from .errors import NO_VALUE, Cause, cause
-from .schema import Schema, map_key, unchanged
+from .schema import Schema, map_key
 
 _T = cel.Type
 
@@ -150,7 +150,7 @@ class Rule:
     field_path: str
 
 
-_SETTLED = 1024
+_REMEMBERED = 1024
 _UNKNOWN: Any = object()
 
 
@@ -161,8 +161,15 @@ class NodeRules:
         self.rules = rules
         self.wants_old = any(rule.transition and not rule.optional_old for rule in rules)
         self.wants_optional = any(rule.optional_old for rule in rules)
+        below = [*schema.properties.values(), schema.additional, schema.items]
+        self.timeless = not any(rule.transition for rule in rules) and all(
+            child is None or child.rules is None or child.rules.timeless for child in below
+        )
+        """No rule, here or below, looks at what was before."""
         self.settled: dict[str, None] = {}
         """Values that broke no rule, here and below, when they did not change: most of a large object never does."""
+        self.passed: dict[str, None] = {}
+        """Of a timeless node: values that broke no rule."""
         self._convert = _converter(schema)
         self._whole = root or schema.embedded
 
@@ -177,10 +184,11 @@ class NodeRules:
         seen = {key: metadata[key] for key in ("name", "generateName") if key in metadata}
         return {**converted, "apiVersion": value.get("apiVersion"), "kind": value.get("kind"), "metadata": seen}
 
-    def settle(self, mark: str) -> None:
-        if len(self.settled) >= _SETTLED:
-            del self.settled[next(iter(self.settled))]
-        self.settled[mark] = None
+    @staticmethod
+    def remember(values: dict[str, None], mark: str) -> None:
+        if len(values) >= _REMEMBERED:
+            del values[next(iter(values))]
+        values[mark] = None
 
 
 class _Value:
@@ -371,12 +379,11 @@ def _validate(schema: Schema, value: _Value, old: _Value, path: str, found: list
     raw = value.raw
     if node is None or raw is None:
         return
-    same_as_before = old.raw is not None and unchanged(raw, old.raw)
-    mark = ""
-    if same_as_before:
-        mark = repr(raw)
-        if mark in node.settled:
-            return
+    same_as_before = old.raw is not None and raw == old.raw
+    mark = repr(raw) if same_as_before or node.timeless else ""
+    if mark and (mark in node.passed or (same_as_before and mark in node.settled)):
+        return
+    same_as_before = same_as_before and mark == repr(old.raw)
     before = len(found)
     if node.rules:
         _evaluate(node, value, old, same_as_before, path, found)
@@ -394,8 +401,11 @@ def _validate(schema: Schema, value: _Value, old: _Value, path: str, found: list
         for index, item in enumerate(value.items()):
             partner = match.get(map_key(schema, item.raw), _ABSENT) if match else _ABSENT
             _validate(schema.items, item, partner, f"{path}[{index}]", found)
-    if mark and len(found) == before:
-        node.settle(mark)
+    if len(found) == before:
+        if same_as_before:
+            node.remember(node.settled, mark)
+        elif node.timeless:
+            node.remember(node.passed, mark)
 
 
 def _evaluate(node: NodeRules, value: _Value, old: _Value, same_as_before: bool, path: str, found: list[Cause]) -> None:

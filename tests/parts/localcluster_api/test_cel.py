@@ -56,6 +56,25 @@ def test_a_rule_without_old_value_is_not_asked_about_what_did_not_change() -> No
     assert len(cel.validate(schema, {"a": -1}, {"a": 0})) == 1
 
 
+def test_what_was_let_pass_for_it_did_not_change_is_refused_elsewhere() -> None:
+    schema = ruled({"rule": "self.a > 0"}, a={"type": "integer"})
+    for _ in range(2):  # what is known of a value must not change the answer
+        assert cel.validate(schema, {"a": 0}, {"a": 0}) == []
+        assert len(cel.validate(schema, {"a": 0})) == 1
+        assert len(cel.validate(schema, {"a": 0}, {"a": 1})) == 1
+        assert cel.validate(schema, {"a": 1}, {"a": 0}) == []
+
+
+def test_a_part_that_passed_passes_again_and_a_rule_beside_it_looks_at_the_past() -> None:
+    name = {"type": "string", "x-kubernetes-validations": [{"rule": "self.startsWith('a')"}]}
+    schema = ruled({"rule": "self.n >= oldSelf.n"}, name=name, n={"type": "integer"})
+    for _ in range(2):
+        assert cel.validate(schema, {"name": "ada", "n": 1}) == []
+        assert len(cel.validate(schema, {"name": "bob", "n": 1})) == 1
+        assert len(cel.validate(schema, {"name": "ada", "n": 1}, {"name": "ada", "n": 2})) == 1
+        assert cel.validate(schema, {"name": "ada", "n": 2}, {"name": "ada", "n": 1}) == []
+
+
 def test_a_transition_rule_is_asked_even_about_what_did_not_change() -> None:
     schema = ruled({"rule": "self.a > oldSelf.a"}, a={"type": "integer"})
     assert cel.validate(schema, {"a": 1}) == []
