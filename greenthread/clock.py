@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta, timezone
+from functools import lru_cache
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ _PLAIN = {20: "--T::Z", 27: "--T::.Z"}
 _PLACES = {20: (4, 7, 10, 13, 16, 19), 27: (4, 7, 10, 13, 16, 19, 26)}
 
 
+@lru_cache(4096)  # an object is read anew at each of its changes, and few of its times are other ones then
 def parse_time(text: str) -> datetime:
     """A UTC datetime from RFC 3339 text such as ``2026-11-22T14:03:22.5Z``; ValueError for anything else."""
     size = len(text)
