@@ -43,6 +43,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self.elapsed
 
+    def next_event(self) -> float:
+        """Seconds until something happens: 0 while something is to be run now, a little when nothing is due at all."""
+        if self._ready:  # type: ignore[attr-defined]
+            return 0.0
+        timers: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
+        return max(timers[0].when() - self.elapsed, 0.0) if timers else 0.05
+
 
 class VirtualClock:
     """The wall clock of the running virtual loop."""

@@ -18,7 +18,7 @@ def in_world(test):
             async with World(tmp_path, gpus=2) as world:
                 await test(world)
 
-        run(main())
+        run(main(), turn=1e-6)
 
     wrapper.__name__ = test.__name__
     wrapper.__doc__ = test.__doc__

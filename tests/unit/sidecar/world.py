@@ -24,7 +24,7 @@ from sidecar.app import Sidecar
 from sidecar.engine import EngineError, EngineLost, Rest
 from sidecar.settings import Settings
 from tests.crds import crds
-from tests.virtual import VirtualClock
+from tests.virtual import VirtualClock, VirtualLoop
 
 GIB = 2**30
 NAMESPACE = "greenthread-system"
@@ -242,14 +242,17 @@ class World:
 
     async def until(self, condition: Any, timeout: float = 60.0) -> None:
         """Lets time pass until the condition holds; asserts that nothing crashed and no memory was over-committed."""
-        end = asyncio.get_running_loop().time() + timeout
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        end, turns = loop.time() + timeout, 0
         while not condition():
             for name, task in self.tasks.items():
                 if task.done() and not task.cancelled():
                     task.result()
                     raise AssertionError(f"the sidecar of {name} ended")
-            assert asyncio.get_running_loop().time() < end, "it did not happen in time"
-            await asyncio.sleep(0.001)
+            assert loop.time() < end, "it did not happen in time"
+            turns = 0 if (pause := loop.next_event()) else turns + 1
+            await asyncio.sleep(pause if turns < 100 else 0.001)  # two that wait here would be busy for ever
         assert not self.ledger.overcommits
 
     async def request(self, name: str, seconds: float = 0.2, exchange: Exchange | None = None) -> str:
