@@ -110,6 +110,8 @@ def test_pinned_and_protected_models_are_never_victims():
     assert isinstance(decision, Wait)
     assert decision.until == at(8), "no write announces the end of a minRuntime: a timer must"
     assert "must serve 8.0s more" in fairness.explain(decision, NOW)
+    assert "must serve 3.0s more" in fairness.explain(decision, at(5)), "it counts down without a new decision"
+    assert "is serving" in fairness.explain(decision, at(8))
 
 
 def test_names_nobody_when_it_would_not_help():
