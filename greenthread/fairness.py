@@ -42,24 +42,6 @@ class Want:
 
 
 @dataclass(frozen=True, slots=True)
-class Blocker:
-    """An occupant that stands in the way on one GPU, and why it stays."""
-
-    pod: PodRef
-    model: str
-    reserved: int
-    why: str
-    #: Where only its minRuntime keeps it: until when.
-    protected_until: datetime | None = None
-
-    def stays(self, now: datetime) -> str:
-        """Why it stays at ``now``, for people."""
-        if self.protected_until is not None and self.protected_until > now:
-            return f"must serve {short_duration((self.protected_until - now).total_seconds())} more"
-        return self.why
-
-
-@dataclass(frozen=True, slots=True)
 class Obstacle:
     """What one GPU lacks for a want. Bytes; ``older`` is what older waiters were promised."""
 
@@ -67,7 +49,8 @@ class Obstacle:
     need: int
     free: int
     older: int
-    blockers: tuple[Blocker, ...]
+    #: Who else holds memory there.
+    blockers: tuple[Occupant, ...]
     older_models: tuple[str, ...] = ()
     lock_holder: str = ""
 
@@ -85,7 +68,9 @@ class Obstacle:
             free += f" and {short_bytes(self.older)} is for {', '.join(self.older_models)}, who asked before"
         text = f"needs {short_bytes(self.need)} on {where}, where {free}: {short_bytes(self.short)} short"
         if self.blockers:
-            text += "; " + ", ".join(f"{b.model} ({short_bytes(b.reserved)}) {b.stays(now)}" for b in self.blockers)
+            text += "; " + ", ".join(
+                f"{b.model} ({short_bytes(b.reserved)}) {why_it_stays(b, self.gpu, now)}" for b in self.blockers
+            )
         if self.gpu.foreign and self.short > 0:
             text += f"; other programs use {short_bytes(self.gpu.foreign)}"
         return text
@@ -238,11 +223,7 @@ def _obstacle(want: Want, gpu: Gpu) -> Obstacle | None:
         return None
     free, older = _room(want, gpu), _older(want, gpu)
     lock = gpu.wake_lock
-    blockers = tuple(
-        Blocker(o.pod, o.model, o.reserved, *_why_it_stays(o, gpu))
-        for o in gpu.occupants
-        if o.reserved and o.pod != want.pod
-    )
+    blockers = tuple(o for o in gpu.occupants if o.reserved and o.pod != want.pod)
     waiting = [i.model for i in sorted(gpu.intents, key=lambda i: i.age) if i.pod != want.pod and i.age < want.age]
     holder = ""
     if lock is not None and _locked(want, gpu):
@@ -251,21 +232,24 @@ def _obstacle(want: Want, gpu: Gpu) -> Obstacle | None:
     return Obstacle(gpu, want.need, free, older, blockers, tuple(waiting), holder)
 
 
-def _why_it_stays(occupant: Occupant, gpu: Gpu) -> tuple[str, datetime | None]:
-    """In words, and until when its minRuntime keeps it, if nothing else does."""
+def why_it_stays(occupant: Occupant, gpu: Gpu, now: datetime) -> str:
+    """Why an occupant stands in the way at ``now``, for people."""
     if occupant.sidecar_down:
-        return "cannot make room: its sidecar is down", None
+        return "cannot make room: its sidecar is down"
     if occupant.state == State.DEACTIVATING:
-        return "is making room", None
+        return "is making room"
     if occupant.popular:
-        return "is pinned", None
+        return "is pinned"
     if occupant.state == State.CONVERTING:
-        return "is booting", None
+        return "is booting"
     if occupant.state == State.WAKING:
-        return "is waking", None
+        return "is waking"
     if any(occupant.pod in intent.victims for intent in gpu.intents):
-        return "is asked to make room", None
-    return "is serving", occupant.protected_until
+        return "is asked to make room"
+    protected = protected_for(occupant, now)
+    if protected:
+        return f"must serve {short_duration(protected)} more"
+    return "is serving"
 
 
 def _named(gpus: Sequence[Gpu]) -> frozenset[PodRef]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from greenthread.clock import format_time
-from greenthread.fairness import CannotFit, Obstacle, Preempt, Wait
+from greenthread.fairness import CannotFit, Obstacle, Preempt, Wait, why_it_stays
 from greenthread.outlook import next_step, why
 from greenthread.snapshot import GpuRow, ModelRow, Shown, Snapshot
 from greenthread.units import short_bytes, short_duration
@@ -81,7 +81,7 @@ def _waits_for(row: ModelRow, now: datetime) -> str:
 def _blockers(obstacle: Obstacle, now: datetime) -> str:
     if not obstacle.short and obstacle.lock_holder:
         return f"{obstacle.lock_holder} (is waking)"
-    names = [f"{blocker.model} ({blocker.stays(now)})" for blocker in obstacle.blockers]
+    names = [f"{blocker.model} ({why_it_stays(blocker, obstacle.gpu, now)})" for blocker in obstacle.blockers]
     return ", ".join([*obstacle.older_models, *names])
 
 
