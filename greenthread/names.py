@@ -25,13 +25,13 @@ ANNOTATION_ENGINE = f"{GROUP}/engine"
 
 #: On a model's pod: comma-separated GPU indices, chosen by the controller.
 ANNOTATION_GPUS = f"{GROUP}/gpus"
-#: On a model's pod: JSON written by its sidecar, at most once a second.
 SLEEP_BACKENDS = ("cumem", "greenthread")
 """How vLLM sleeps: by its own backend, or by ours (vllm_sleep)."""
 ANNOTATION_CHECKPOINT = f"{GROUP}/checkpoint"
 """On a Model: ``true`` takes its sleeping engine off the GPU altogether, ``false`` does not; else as installed."""
 ANNOTATION_KEEP_KV_CACHE = f"{GROUP}/keep-kv-cache"
 """On a Model: ``true`` has the sleep backend ``greenthread`` keep the KV cache as well."""
+#: On a model's pod: JSON written by its sidecar, at most once a second.
 ANNOTATION_REPORT = f"{GROUP}/report"
 #: On a model's pod: bytes on each GPU, measured by its sidecar at first boot.
 ANNOTATION_SERVING_MEMORY = f"{GROUP}/serving-memory-per-gpu"

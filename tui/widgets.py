@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, ClassVar
 
+from rich.style import Style
 from textual.binding import Binding, BindingType
 from textual.events import Click, Resize
 from textual.geometry import Region, Size
@@ -115,10 +116,9 @@ class Lines(ScrollView, can_focus=True):
         if count != old_count:
             self.refresh()
             return
-        style, glyphs = self.rich_style, _glyphs(self)  # the same for all lines, and dear
+        style = self.rich_style  # the same for all lines, and dear
         for y in range(self.scroll_offset.y, min(self.scroll_offset.y + self.size.height, count)):
-            strip = self._strips[y] = paint(y).strip(glyphs).apply_style(style)
-            if strip != old_strips.get(y):
+            if self._painted(y, style) != old_strips.get(y):
                 self.refresh_line(y)
 
     def render_line(self, y: int) -> Strip:
@@ -133,10 +133,12 @@ class Lines(ScrollView, can_focus=True):
         self.refresh_line(at)
 
     def _strip(self, at: int) -> Strip:
-        if at not in self._strips:
-            assert self._paint is not None
-            self._strips[at] = self._paint(at).strip(_glyphs(self)).apply_style(self.rich_style)
-        return self._strips[at]
+        return self._strips[at] if at in self._strips else self._painted(at, self.rich_style)
+
+    def _painted(self, at: int, style: Style) -> Strip:
+        assert self._paint is not None
+        strip = self._strips[at] = self._paint(at).strip(_glyphs(self)).apply_style(style)
+        return strip
 
     def on_resize(self, event: Resize) -> None:
         self._strips = {}

@@ -184,12 +184,6 @@ class NodeRules:
         seen = {key: metadata[key] for key in ("name", "generateName") if key in metadata}
         return {**converted, "apiVersion": value.get("apiVersion"), "kind": value.get("kind"), "metadata": seen}
 
-    @staticmethod
-    def remember(values: dict[str, None], mark: str) -> None:
-        if len(values) >= _REMEMBERED:
-            del values[next(iter(values))]
-        values[mark] = None
-
 
 class _Value:
     """A value, and lazily what rules see of it."""
@@ -403,9 +397,15 @@ def _validate(schema: Schema, value: _Value, old: _Value, path: str, found: list
             _validate(schema.items, item, partner, f"{path}[{index}]", found)
     if len(found) == before:
         if same_as_before:
-            node.remember(node.settled, mark)
+            _remember(node.settled, mark)
         elif node.timeless:
-            node.remember(node.passed, mark)
+            _remember(node.passed, mark)
+
+
+def _remember(values: dict[str, None], mark: str) -> None:
+    if len(values) >= _REMEMBERED:
+        del values[next(iter(values))]
+    values[mark] = None
 
 
 def _evaluate(node: NodeRules, value: _Value, old: _Value, same_as_before: bool, path: str, found: list[Cause]) -> None:
