@@ -146,14 +146,15 @@ class Client:
         while len(responses) < len(requests):
             before = len(responses)
             try:
-                for request in requests[before:]:
-                    self._send(kept, request)
-                for _ in requests[before:]:
+                sent = self._send_all(kept, requests[before:])
+                for _ in range(sent):
                     answer = kept.receive(core.MAX_BODY)
                     responses.append(Response(answer.status, answer.headers, kept.read_all(answer)))
                     if not answer.keep:
                         kept.close()
                         break
+                if before + sent < len(requests):
+                    kept.close()
             except OSError as error:
                 kept.close()
                 if len(responses) == before:
@@ -175,6 +176,17 @@ class Client:
             server_name=self.config.tls_server_name,
             proxy=_proxy(proxy) if proxy else None,
         )
+
+    def _send_all(self, connection: Connection, requests: Sequence[Request]) -> int:
+        """How many were sent: fewer when the server closes meanwhile, and there may be answers to the first ones."""
+        for sent, request in enumerate(requests):
+            try:
+                self._send(connection, request)
+            except OSError:
+                if not sent:
+                    raise
+                return sent
+        return len(requests)
 
     def _send(self, connection: Connection, request: Request) -> None:
         path = self._path(request.path, request.params)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -140,6 +141,30 @@ def test_several_lists_at_once_also_from_a_server_that_closes_after_each(serve, 
     assert [models.items[0]["metadata"]["name"], pods.items[0]["metadata"]["name"]] == ["models", "pods"]
     assert server.connections == (1 if then == "keep-alive" else 2)
     assert server.asked[-1].params["labelSelector"] == "a=b"
+
+
+@pytest.mark.parametrize("said", ["keep-alive", "close"])
+def test_who_closes_while_lists_are_sent_has_answered_the_first(serve, monkeypatch, said: str) -> None:
+    def reply(asked: Asked) -> Answer:
+        answer = listing(asked.path.rpartition("/")[2])
+        answer.headers["connection"] = said
+        return answer
+
+    server: Server = serve(reply)
+    send, calls = Connection.send, iter(range(100))
+
+    def breaks_once(self: Connection, *request: Any) -> None:
+        if next(calls) == 1:
+            raise BrokenPipeError(32, "Broken pipe")
+        send(self, *request)
+
+    monkeypatch.setattr(Connection, "send", breaks_once)
+    client = Client(ClusterConfig(server.url), timeout=5)
+    models, pods = client.lists([(MODELS, None, "", ""), (PODS, None, "", "")])
+    assert isinstance(models, ObjectList)
+    assert isinstance(pods, ObjectList)
+    assert [models.items[0]["metadata"]["name"], pods.items[0]["metadata"]["name"]] == ["models", "pods"]
+    assert server.connections == 2
 
 
 def test_lists_of_a_server_that_is_gone_say_so() -> None:
