@@ -287,6 +287,7 @@ class Cluster:
     def apply(self, name: str, node: str = ONE, **spec: Any) -> None:
         """Creates a Model on a node; `fairness` and `sleep` are added to the fast ones of all tests."""
         self.kube.create(MODELS, manifest(name, node, **spec))
+        self.until(lambda: self.view.get(MODELS, name), f"the view knows {name}")
 
     def change(self, name: str, annotations: Mapping[str, str | None] | None = None, **spec: Any) -> None:
         """Merges into a Model's spec and annotations."""
